@@ -1,0 +1,37 @@
+# `make` alone lists the targets. Each makes .venv and installs what it needs, if that is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(INSTALLED) ## shard, train, evaluate and restore on this machine, with a local S3 (under 10 minutes)
+	python -m pipeline.demo
+
+test: $(INSTALLED) ## all tests (about 10 minutes on 2 cores)
+	python -m pytest
+
+lint: $(INSTALLED) ## style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: $(INSTALLED) ## every benchmark; each prints one JSON object last
+	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); echo "== $$name"; python -m benchmarks.$$name || exit 1; done
+
+clean: ## remove .venv, caches and the demo's results (data sets and runs stay)
+	rm -rf .venv .local_s3 runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) infra/check_machine.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: $(PYTHON) cannot make virtual environments; install its venv module (Debian, Ubuntu: python3-venv)." >&2; exit 2; }
+	@echo "installing into .venv (once; a few minutes) ..."
+	@# torch by its exact version first: it is the largest part, and nothing after it may change it.
+	python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	python -m pip install --quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
+	@touch $@
+
+.PHONY: help demo test lint bench clean

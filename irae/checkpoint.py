@@ -1,0 +1,93 @@
+"""Weights and optimizer state as safetensors bytes: nothing is ever unpickled.
+
+A model is two files, model.safetensors and config.json; where they lie is the caller's business.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from irae.config import IRAEConfig
+from irae.model import IRAE
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def model_to_files(model: IRAE) -> dict[str, bytes]:
+    """The model's two files by name."""
+    config = {"architecture": "irae", **model.config.to_json()}
+    return {WEIGHTS: tensors_to_bytes(model.state_dict()), CONFIG: json.dumps(config, indent=2).encode()}
+
+
+def model_from_files(files: Mapping[str, bytes]) -> IRAE:
+    """The model that `model_to_files` wrote. ValueError when the files are not those of such a model."""
+    model = IRAE(config_from_bytes(files[CONFIG]))
+    load_weights(model, files)
+    return model
+
+
+def config_from_bytes(data: bytes) -> IRAEConfig:
+    """Read config.json."""
+    values = json.loads(data)
+    architecture = values.pop("architecture", None)
+    if architecture != "irae":
+        raise ValueError(f"config.json describes the architecture {architecture!r}, not 'irae'.")
+    return IRAEConfig(**values)
+
+
+def load_weights(model: IRAE, files: Mapping[str, bytes]) -> None:
+    """Load a checkpoint's weights into `model`. ValueError, naming what differs, when it is of another architecture."""
+    ours, theirs = model.config.to_json(), config_from_bytes(files[CONFIG]).to_json()
+    differing = [f"{k} is {theirs[k]} there and {ours[k]} here" for k in ours if ours[k] != theirs[k] and k != "start"]
+    if differing:
+        raise ValueError(f"the checkpoint is of another architecture: {', '.join(differing)}.")
+    tensors = bytes_to_tensors(files[WEIGHTS])
+    result = model.load_state_dict(tensors, strict=False)
+    if result.missing_keys or result.unexpected_keys:
+        raise ValueError(
+            f"{WEIGHTS} does not belong to its {CONFIG}: {len(result.missing_keys)} tensors are missing, "
+            f"{len(result.unexpected_keys)} are unknown; take both files from one checkpoint."
+        )
+
+
+def optimizer_to_bytes(optimizer: torch.optim.Optimizer, names: list[str]) -> bytes:
+    """State of an optimizer with one parameter group, its parameters called `names` in order."""
+    state = optimizer.state_dict()["state"]
+    tensors = {
+        f"{names[i]}/{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()
+    }
+    return tensors_to_bytes(tensors)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], data: bytes) -> None:
+    """The inverse of `optimizer_to_bytes`; the learning rate stays the optimizer's own."""
+    (group,) = optimizer.param_groups
+    state: dict[int, dict[str, Tensor]] = {}
+    for path, tensor in bytes_to_tensors(data).items():
+        name, key = path.rsplit("/", 1)
+        index = names.index(name)
+        parameter = group["params"][index]
+        if tensor.shape == parameter.shape:
+            # Fused optimizers walk through memory as it lies: moments need the parameter's own layout.
+            tensor = torch.empty_like(parameter).copy_(tensor)
+        state.setdefault(index, {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """safetensors bytes; the tensors are copied to the CPU."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def bytes_to_tensors(data: bytes) -> dict[str, Tensor]:
+    """Read safetensors bytes. ValueError when they are damaged."""
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise ValueError(f"a weights file is damaged ({error}); take an earlier checkpoint.") from None

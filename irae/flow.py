@@ -1,0 +1,305 @@
+"""The bijections that IRAE is built of, each with `forward`, `inverse` and `log_det` beside each other.
+
+Legend: B images, C or c channels, H x W pixels. A layer's tensors are (B, c, H, W); `log_det` is (B,) and belongs to
+the map from x to forward(x). Affine maps are folded into the convolution beside them before they touch the image, so
+that an ActNorm costs nothing per pixel.
+
+Sources: Glow, Kingma & Dhariwal 2018 (sections 3.1 to 3.3); Liu et al. 2020, arXiv 2009.03173 (section 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+COUPLING_SCALE_OFFSET = 2.0
+"""Added to the raw scale before the sigmoid: an untrained coupling of the paper scales by sigmoid(2) = 0.88."""
+ACTNORM_MIN_STD = 1e-4
+"""A channel that is constant in the first batch is not blown up by more than this allows."""
+
+
+class Bijection(nn.Module):
+    """An invertible layer. None of the three methods changes a weight; only `initialise` does, and only when called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """The x for which forward(x) = y."""
+        raise NotImplementedError
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """log |det d forward(x) / dx|, (B,)."""
+        raise NotImplementedError
+
+    def initialise(self, x: Tensor) -> Tensor:
+        """Set what depends on data from the batch x, once, before training; returns forward(x)."""
+        return self(x)
+
+
+class ActNorm(Bijection):
+    """y = exp(log_scale) * x + bias, per channel (Glow, section 3.1). The identity until `initialise`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.log_scale.exp()[:, None, None] + self.bias[:, None, None]
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return (y - self.bias[:, None, None]) * (-self.log_scale).exp()[:, None, None]
+
+    def log_det(self, x: Tensor) -> Tensor:
+        return (self.log_scale.sum() * x.shape[2] * x.shape[3]).expand(x.shape[0])
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> Tensor:
+        """Give the batch zero mean and unit variance in every channel."""
+        mean = x.mean(dim=(0, 2, 3))
+        std = x.std(dim=(0, 2, 3), unbiased=False).clamp_min(ACTNORM_MIN_STD)
+        self.log_scale.copy_(-std.log())
+        self.bias.copy_(-mean / std)
+        return self(x)
+
+
+class Conv1x1(Bijection):
+    """y = W x at every pixel, W stored as it is."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
+
+    def weight(self) -> Tensor:
+        """W, (c, c)."""
+        return self.matrix
+
+    def log_abs_det(self) -> Tensor:
+        """log |det W|, a scalar."""
+        return torch.linalg.slogdet(self.matrix)[1]
+
+    @torch.no_grad()
+    def set_weight(self, weight: Tensor) -> None:
+        """Make W equal to the given invertible (c, c) matrix."""
+        self.matrix.copy_(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv1x1(x, self.weight())
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return conv1x1(y, exact_inverse(self.weight()))
+
+    def log_det(self, x: Tensor) -> Tensor:
+        return (self.log_abs_det() * x.shape[2] * x.shape[3]).expand(x.shape[0])
+
+
+class LUConv1x1(Conv1x1):
+    """The same with W = P L (U + diag(s)), P and the signs of s fixed (Glow, section 3.2); invertible for any L, U."""
+
+    permutation: Tensor
+    diagonal_sign: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        weight = self.matrix.detach().clone()
+        del self.matrix
+        self.lower = nn.Parameter(torch.empty(channels, channels))
+        self.upper = nn.Parameter(torch.empty(channels, channels))
+        self.log_diagonal = nn.Parameter(torch.empty(channels))
+        self.register_buffer("permutation", torch.empty(channels, channels))
+        self.register_buffer("diagonal_sign", torch.empty(channels))
+        self.set_weight(weight)
+
+    def weight(self) -> Tensor:
+        unit = torch.eye(self.lower.shape[0], dtype=self.lower.dtype, device=self.lower.device)
+        diagonal = torch.diag(self.diagonal_sign * self.log_diagonal.exp())
+        return self.permutation @ (self.lower.tril(-1) + unit) @ (self.upper.triu(1) + diagonal)
+
+    def log_abs_det(self) -> Tensor:
+        return self.log_diagonal.sum()
+
+    @torch.no_grad()
+    def set_weight(self, weight: Tensor) -> None:
+        permutation, lower, upper = torch.linalg.lu(weight.double())
+        diagonal = upper.diagonal()
+        self.permutation.copy_(permutation)
+        self.lower.copy_(lower.tril(-1))
+        self.upper.copy_(upper.triu(1))
+        self.log_diagonal.copy_(diagonal.abs().log())
+        self.diagonal_sign.copy_(diagonal.sign())
+
+
+class AffineCoupling(Bijection):
+    """z_a = s * x_a + t, z_b = x_b, with (t, s) = net(x_b) (Glow, section 3.3; the net as in the paper).
+
+    net: 3x3 convolution (c/2 -> width), ActNorm, ReLU, 1x1 convolution, ActNorm, ReLU, 3x3 convolution (-> c) that
+    starts at zero, times exp(log_scale). Even channels of its output are t; s = scale_min + (1 - scale_min) *
+    sigmoid(odd channels + 2). The paper has scale_min = 0: training for restoration then drives s towards 0 where there
+    is only noise, and the inverse, which divides by it, loses all its digits.
+    """
+
+    def __init__(self, channels: int, width: int, scale_min: float = 0.0) -> None:
+        super().__init__()
+        self.scale_min = scale_min
+        self.conv_in = nn.Conv2d(channels // 2, width, 3, padding=1, bias=False)
+        self.norm_in = ActNorm(width)
+        self.conv_mid = nn.Conv2d(width, width, 1, bias=False)
+        self.norm_mid = ActNorm(width)
+        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        for conv in (self.conv_in, self.conv_mid):
+            nn.init.normal_(conv.weight, std=0.05)
+        nn.init.zeros_(self.conv_out.weight)
+        assert self.conv_out.bias is not None
+        nn.init.zeros_(self.conv_out.bias)
+
+    def shift_and_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """t and s, each (B, c/2, H, W), float32 at least, whatever precision the convolutions ran in."""
+        h = F.relu(F.conv2d(x_b, *scaled(self.conv_in.weight, self.norm_in), padding=1))
+        h = F.relu(F.conv2d(h, *scaled(self.conv_mid.weight, self.norm_mid)))
+        factor = self.log_scale.exp()
+        assert self.conv_out.bias is not None
+        h = F.conv2d(h, self.conv_out.weight * factor[:, None, None, None], self.conv_out.bias * factor, padding=1)
+        h = h.to(x_b.dtype)
+        return h[:, 0::2], self.scale(h[:, 1::2])
+
+    def scale(self, raw: Tensor) -> Tensor:
+        """s from the net's odd channels."""
+        return self.scale_min + (1 - self.scale_min) * torch.sigmoid(raw + COUPLING_SCALE_OFFSET)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_a, x_b = x.chunk(2, dim=1)
+        shift, scale = self.shift_and_scale(x_b)
+        return torch.cat([scale * x_a + shift, x_b], dim=1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        y_a, x_b = y.chunk(2, dim=1)
+        shift, scale = self.shift_and_scale(x_b)
+        return torch.cat([(y_a - shift) / scale, x_b], dim=1)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        scale = self.shift_and_scale(x.chunk(2, dim=1)[1])[1]
+        return scale.log().sum(dim=(1, 2, 3))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> Tensor:
+        """Normalise the two hidden layers of the net on this batch."""
+        h = F.relu(self.norm_in.initialise(self.conv_in(x.chunk(2, dim=1)[1])))
+        self.norm_mid.initialise(self.conv_mid(h))
+        return self(x)
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What all steps of a flow have in common."""
+
+    width: int
+    """Hidden channels of the couplings' nets."""
+    lu: bool = True
+    """LUConv1x1 rather than Conv1x1."""
+    scale_min: float = 0.0
+    """Of the couplings."""
+
+
+class FlowStep(Bijection):
+    """ActNorm, 1x1 convolution, coupling: one of the K steps of a level, image to code."""
+
+    def __init__(self, channels: int, shape: StepShape) -> None:
+        super().__init__()
+        self.norm = ActNorm(channels)
+        self.conv = LUConv1x1(channels) if shape.lu else Conv1x1(channels)
+        self.coupling = AffineCoupling(channels, shape.width, shape.scale_min)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """ActNorm and W as one map x -> M x + b: M (c, c), b (c,)."""
+        weight = self.conv.weight()
+        return weight * self.norm.log_scale.exp(), weight @ self.norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.coupling(conv1x1(x, *self.affine()))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return inverse_affine(self.coupling.inverse(y), *self.affine())
+
+    def log_det(self, x: Tensor) -> Tensor:
+        h = conv1x1(x, *self.affine())
+        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(h)
+
+    def initialise(self, x: Tensor) -> Tensor:
+        return self.coupling.initialise(self.conv(self.norm.initialise(x)))
+
+
+class GenerativeStep(FlowStep):
+    """The same three in the other order, code to image: coupling, 1x1 convolution, ActNorm. No matrix is inverted."""
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        return self.conv.weight() * self.norm.log_scale.exp()[:, None], self.norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv1x1(self.coupling(x), *self.affine())
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self.coupling.inverse(inverse_affine(y, *self.affine()))
+
+    def log_det(self, x: Tensor) -> Tensor:
+        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(x)
+
+    def initialise(self, x: Tensor) -> Tensor:
+        return self.norm.initialise(self.conv(self.coupling.initialise(x)))
+
+    @torch.no_grad()
+    def start_as_inverse_of(self, step: FlowStep) -> None:
+        """With untrained couplings, each of which scales half a by scale(0), this step after `step` is the identity."""
+        weight = torch.linalg.inv(step.conv.weight().double())
+        half = weight.shape[0] // 2
+        untrained = torch.zeros((), dtype=torch.float64)
+        weight[:, :half] /= step.coupling.scale(untrained) * self.coupling.scale(untrained)
+        self.conv.set_weight(weight)
+
+    @torch.no_grad()
+    def initialise_like(self, x: Tensor, step: FlowStep) -> Tensor:
+        """Initialise on the code x so that the output has the mean and variance that entered `step`."""
+        self.initialise(x)
+        self.norm.bias.copy_((self.norm.bias - step.norm.bias) * (-step.norm.log_scale).exp())
+        self.norm.log_scale.sub_(step.norm.log_scale)
+        return self(x)
+
+
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """weight (c, c) applied at every pixel of x (B, c, H, W), in x's own precision also under autocast.
+
+    The image itself never passes through bfloat16: only the couplings' nets do, whose rounding the inverse repeats.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv2d(x, weight[:, :, None, None].to(x.dtype), bias if bias is None else bias.to(x.dtype))
+
+
+def exact_inverse(matrix: Tensor) -> Tensor:
+    """Inverse of (c, c), computed in float64, in the precision of the input."""
+    with torch.autocast(matrix.device.type, enabled=False):
+        return torch.linalg.inv(matrix.double()).to(matrix.dtype)
+
+
+def inverse_affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The x with weight x + bias = y."""
+    inverse = exact_inverse(weight)
+    return conv1x1(y, inverse, -(inverse @ bias))
+
+
+def scaled(weight: Tensor, norm: ActNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one convolution that does what `weight` and then `norm` do."""
+    return weight * norm.log_scale.exp()[:, None, None, None], norm.bias
+
+
+def squeeze(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 4C, H/2, W/2): each 2x2 block becomes channels (Glow, section 3.6; log-determinant 0)."""
+    return F.pixel_unshuffle(x, 2)
+
+
+def unsqueeze(y: Tensor) -> Tensor:
+    """The inverse of `squeeze`."""
+    return F.pixel_shuffle(y, 2)

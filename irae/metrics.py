@@ -1,0 +1,45 @@
+"""How close a restoration is: PSNR and SSIM, one value an image. Images are (B, C, H, W) in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
+
+
+def psnr_db(restored: Tensor, clean: Tensor) -> Tensor:
+    """10 log10(1 / MSE) of each image, the restoration clamped to [0, 1]: float64 (B,), inf where they are equal."""
+    difference = restored.clamp(0, 1).double() - clean.double()
+    return -10 * torch.log10(difference.square().mean(dim=(1, 2, 3)))
+
+
+def ssim(restored: Tensor, clean: Tensor) -> Tensor:
+    """Structural similarity of each image, float64 (B,): Wang et al. 2004, equation 13.
+
+    11x11 Gaussian window with sigma 1.5, data range 1, population variances, mean over the positions where the window
+    fits and over the channels. ValueError when a side is below 11.
+    """
+    if min(clean.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs sides of at least {SSIM_WINDOW} px, but the image is {tuple(clean.shape[-2:])}.")
+    x, y = restored.clamp(0, 1).double(), clean.double()
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x = _blur(x * x) - mean_x.square()
+    var_y = _blur(y * y) - mean_y.square()
+    covariance = _blur(x * y) - mean_x * mean_y
+    c1, c2 = SSIM_K1**2, SSIM_K2**2
+    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    denominator = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
+    return (numerator / denominator).mean(dim=(1, 2, 3))
+
+
+def _blur(images: Tensor) -> Tensor:
+    """Gaussian window at every position where it fits."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
+    window = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
+    window = window / window.sum()
+    channels = images.shape[1]
+    vertical = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    horizontal = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    return F.conv2d(F.conv2d(images, vertical, groups=channels), horizontal, groups=channels)
