@@ -1,0 +1,186 @@
+"""Degradations that are stored beside the clean image. A new one is one function here, and its line in `KINDS`.
+
+Such a function takes the clean image, its key, the run's seed and the texts behind the kind ("jpeg:10:444" gives
+("10", "444")); it returns the stored field, or raises ValueError for parameters that make no sense. Noise is not among
+them: it is drawn anew each time an image is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image, ImageDraw, features
+
+JPEG_SUBSAMPLING = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
+NPY_HEADER_BYTES = 128
+"""Where the pixels begin in `npy_bytes`."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is stored of one image under one name: `<key>.<name>.<extension>` in the shard."""
+
+    name: str
+    extension: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """One entry of `KINDS` with its parameters."""
+
+    name: str
+    """Name of the field that it makes."""
+    kind: str
+    parameters: tuple[str, ...]
+
+    def apply(self, clean: np.ndarray, key: str, seed: int) -> Field:
+        """The field for `clean`, uint8 (H, W, 3) RGB: a function of the arguments alone."""
+        assert clean.dtype == np.uint8 and clean.ndim == 3 and clean.shape[2] == 3, (clean.dtype, clean.shape)
+        return KINDS[self.kind](clean, key, seed, self.parameters)
+
+
+def jpeg(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> Field:
+    """`jpeg:QUALITY[:420|422|444]`: the bytes of a baseline JPEG, chroma halved both ways (420) unless told."""
+    quality, subsampling = [*parameters, "420"][:2]
+    if not (quality.isascii() and quality.isdigit() and 1 <= int(quality) <= 100):
+        raise ValueError(f"the JPEG quality {quality!r} is not a whole number from 1 to 100")
+    if subsampling not in JPEG_SUBSAMPLING or len(parameters) > 2:
+        raise ValueError(f"{':'.join(parameters)!r} is not QUALITY or QUALITY:{'|'.join(JPEG_SUBSAMPLING)}")
+    buffer = io.BytesIO()
+    Image.fromarray(clean).save(
+        buffer, "JPEG", quality=int(quality), subsampling=JPEG_SUBSAMPLING[subsampling], optimize=False
+    )
+    name = f"jpeg{int(quality)}" + ("" if subsampling == "420" else f"_{subsampling}")
+    return Field(name, "jpg", buffer.getvalue())
+
+
+def mask(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> Field:
+    """`mask:box|center|brush`: uint8 (H, W), 1 where the image is missing, as .npy.
+
+    box is the paper's: half of each side (128 of 256), at a place drawn uniformly. center is the same box in the
+    middle. brush is irregular strokes over 10 to 40 % of the image.
+    """
+    shape = ":".join(parameters)
+    if shape not in MASKS:
+        raise ValueError(f"the mask {shape!r} is not one of {', '.join(MASKS)}")
+    name = f"mask_{shape}"
+    height, width = clean.shape[:2]
+    rng = np.random.Generator(keyed_bits(str(seed), key, name))
+    return Field(name, "npy", npy_bytes(MASKS[shape](height, width, rng)))
+
+
+def box_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A box of half the sides, anywhere inside."""
+    top = int(rng.integers(height - height // 2 + 1))
+    left = int(rng.integers(width - width // 2 + 1))
+    return _box(height, width, top, left)
+
+
+def center_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A box of half the sides, in the middle."""
+    return _box(height, width, (height - height // 2) // 2, (width - width // 2) // 2)
+
+
+def _box(height: int, width: int, top: int, left: int) -> np.ndarray:
+    missing = np.zeros((height, width), np.uint8)
+    missing[top : top + height // 2, left : left + width // 2] = 1
+    return missing
+
+
+def brush_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Strokes (random walks that turn slowly, drawn with a thick round brush) until 10 to 36 % is covered.
+
+    One step adds under 4 %, so the share stays under 40 %. Whole numbers only: no rounding differs by machine.
+    """
+    side = min(height, width)
+    picture = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(picture)
+    wanted_pixels = int(rng.integers(10, 37)) * height * width / 100
+    while True:
+        radius = int(rng.integers(max(1, side // 32), max(1, side // 16) + 1))
+        at = rng.integers((width, height))
+        step = rng.integers(-(side // 10), side // 10 + 1, 2)
+        for turn in rng.integers(-(side // 20), side // 20 + 1, (int(rng.integers(4, 16)), 2)):
+            draw.ellipse((*(at - radius).tolist(), *(at + radius).tolist()), fill=1)
+            if picture.histogram()[1] >= wanted_pixels:
+                return np.array(picture)
+            step = np.clip(step + turn, -(side // 8), side // 8)
+            inside = (at + step >= 0) & (at + step < (width, height))
+            step = np.where(inside, step, -step)  # a stroke turns back at the edge, else it would creep along it
+            draw.line((*at.tolist(), *(at + step).tolist()), fill=1, width=2 * radius)
+            at = at + step
+
+
+MASKS: dict[str, Callable[[int, int, np.random.Generator], np.ndarray]] = {
+    "box": box_mask,
+    "center": center_mask,
+    "brush": brush_mask,
+}
+KINDS: dict[str, Callable[[np.ndarray, str, int, Sequence[str]], Field]] = {"jpeg": jpeg, "mask": mask}
+
+
+def parse_degradations(texts: Sequence[str]) -> list[Degradation]:
+    """["jpeg:10,20:444", "mask:box"] -> jpeg10, jpeg20_444, mask_box: a kind, then its parameters parted by commas.
+
+    Raises ValueError that names every mistake: unknown kinds, bad parameters, the same field twice.
+    """
+    found: list[Degradation] = []
+    problems: list[str] = []
+    for text in texts:
+        kind, _, choices = text.replace(" ", "").partition(":")
+        if kind not in KINDS:
+            problems.append(f"{text!r} is no degradation (choose from {', '.join(KINDS)}; noise is added when reading)")
+            continue
+        for choice in choices.split(","):
+            parameters = tuple(choice.split(":"))
+            try:  # trying it is the check, and tells the field's name
+                name = KINDS[kind](np.zeros((16, 16, 3), np.uint8), "", 0, parameters).name
+            except ValueError as error:
+                problems.append(f"in {text!r} {error}")
+                continue
+            if any(name == other.name for other in found):
+                problems.append(f"in {text!r} {name} is asked for twice")
+            found.append(Degradation(name, kind, parameters))
+    if problems:
+        raise ValueError("; ".join(problems) + ".")
+    return found
+
+
+def encoder_settings() -> dict[str, Any]:
+    """What made the stored bytes, as JSON values: libraries, versions, settings. Goes into dataset.json."""
+    return {
+        "libraries": {
+            "pillow": PIL.__version__,
+            "libjpeg": features.version("jpg"),
+            "libjpeg_turbo": features.version("libjpeg_turbo"),
+            "numpy": np.__version__,
+        },
+        "jpeg": {"encoder": "pillow", "progressive": False, "optimize": False, "subsampling": JPEG_SUBSAMPLING["420"]},
+        "mask": {"random": "Philox keyed by BLAKE2b", "drawn_by": "pillow"},
+    }
+
+
+def keyed_bits(*parts: str) -> np.random.Philox:
+    """A stream of random bits that depends on the texts alone: not on order, rank, process or machine."""
+    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(digest, "little"))
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """`array` as a .npy file (version 1.0) whose pixels begin at byte `NPY_HEADER_BYTES`, whatever numpy writes it.
+
+    For uint8 arrays of up to 4 axes; numpy's own writer pads its header differently from version to version.
+    """
+    assert array.dtype == np.uint8, array.dtype
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(map(int, array.shape))}, }}"
+    magic = b"\x93NUMPY\x01\x00" + (NPY_HEADER_BYTES - 10).to_bytes(2, "little")
+    content = magic + header.encode().ljust(NPY_HEADER_BYTES - 11) + b"\n"
+    assert len(content) == NPY_HEADER_BYTES, header
+    return content + array.tobytes()

@@ -1,0 +1,84 @@
+"""Which image goes into which shard: decided before a pixel is read, the same on any number of machines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sharding.sources import SPLITS, SourceImage
+
+SHARD_BYTES = 32 << 20
+"""Default size that a shard aims at: large enough for S3's throughput, small enough to redo and to cache."""
+TAR_OVERHEAD_BYTES = 512 + 128 + 256
+"""Of a stored image: tar header, .npy header, padding on average."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard: its name and its images, in order."""
+
+    index: int
+    name: str
+    split: str
+    images: tuple[SourceImage, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shards of a data set, and everything that decides their bytes."""
+
+    shards: tuple[ShardPlan, ...]
+    settings: dict[str, Any]
+    sha256: str
+
+    @property
+    def image_count(self) -> int:
+        return sum(len(shard.images) for shard in self.shards)
+
+
+def make_plan(
+    images: Sequence[SourceImage], settings: dict[str, Any], shuffle_seed: int, images_per_shard: int
+) -> Plan:
+    """Shuffle each split with the seed and cut it into shards of (at most) `images_per_shard`.
+
+    ValueError when two images have one key, or a key that WebDataset would split.
+    """
+    check_keys(images)
+    shards: list[ShardPlan] = []
+    for split_number, split in enumerate(SPLITS):
+        members = sorted(image for image in images if image.split == split)
+        order = np.random.Generator(np.random.Philox([shuffle_seed, split_number])).permutation(len(members))
+        for start in range(0, len(members), images_per_shard):
+            chosen = tuple(members[i] for i in order[start : start + images_per_shard])
+            name = f"{split}-{start // images_per_shard:05d}.tar"
+            shards.append(ShardPlan(len(shards), name, split, chosen))
+    settings = {**settings, "shuffle_seed": shuffle_seed, "images_per_shard": images_per_shard}
+    listing = [[asdict(image) for image in shard.images] for shard in shards]
+    digest = hashlib.sha256(json.dumps([settings, listing], sort_keys=True).encode()).hexdigest()
+    return Plan(tuple(shards), settings, digest)
+
+
+def check_keys(images: Sequence[SourceImage]) -> None:
+    """ValueError for keys that occur twice or hold a dot: WebDataset ends a key at its first dot."""
+    counts = Counter(image.key for image in images)
+    doubles = [key for key, count in counts.items() if count > 1]
+    dotted = [key for key in counts if "." in key]
+    problems = []
+    if doubles:
+        files = [image.file for image in images if image.key == doubles[0]]
+        problems.append(f"{len(doubles)} keys occur twice, the first being {doubles[0]!r} ({', '.join(files)})")
+    if dotted:
+        problems.append(f"{len(dotted)} keys hold a dot, the first being {dotted[0]!r}")
+    if problems:
+        raise ValueError("; ".join(problems) + ". Rename the files.")
+
+
+def default_images_per_shard(image_bytes: int) -> int:
+    """As many images of `image_bytes` (all fields together) as make a shard of about 32 MiB."""
+    return max(1, SHARD_BYTES // (image_bytes + TAR_OVERHEAD_BYTES))

@@ -1,0 +1,80 @@
+"""Oxford Flowers 102."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharding.decode import crop_resize, decode_rgb
+from sharding.sources import SourceImage, check_choice, check_listed, check_size, find_below, image_names, safe_key
+
+CROP = 400
+SPLIT_OF = {
+    "official": {"trnid": "train", "valid": "val", "tstid": "test"},
+    "released": {"tstid": "train", "trnid": "test", "valid": "test"},
+}
+
+
+@dataclass(frozen=True)
+class Flowers:
+    """Oxford Flowers 102 as its authors publish it: jpg/, setid.mat, imagelabels.mat.
+
+    Splits: "official", or "released", the paper's code: training on the large test set, testing on the other two.
+    The centre crop is the paper's, 400 px. Labels are those of imagelabels.mat.
+    """
+
+    root: Path
+    size: int = 128
+    split: str = "official"
+    name: str = field(default="flowers", init=False)
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        check_choice("split", self.split, SPLIT_OF)
+
+    def settings(self) -> dict[str, Any]:
+        return {"source": self.name, "size": self.size, "crop": CROP, "split": self.split}
+
+    def images(self) -> list[SourceImage]:
+        folder = find_below(self.root, "jpg")
+        set_path, label_path = find_below(self.root, "setid.mat"), find_below(self.root, "imagelabels.mat")
+        sets, labels = _read_mat(set_path, *SPLIT_OF[self.split]), _read_mat(label_path, "labels")["labels"]
+        numbers = [number for members in sets.values() for number in members]
+        if len(numbers) > len(set(numbers)):
+            raise ValueError(f"{set_path} names {len(numbers) - len(set(numbers))} images more than once.")
+        check_listed(set_path, {_file(number) for number in numbers}, image_names(folder))
+        if max(numbers) > len(labels):
+            raise ValueError(f"{label_path} has {len(labels)} labels, but {set_path.name} names image {max(numbers)}.")
+        return sorted(
+            SourceImage(safe_key(_file(number)), f"jpg/{_file(number)}", SPLIT_OF[self.split][name], labels[number - 1])
+            for name, members in sets.items()
+            for number in members
+        )
+
+    def read(self, image: SourceImage) -> bytes:
+        return (self.root / image.file).read_bytes()
+
+    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
+        return crop_resize(decode_rgb(data), CROP, self.size)
+
+
+def _file(number: int) -> str:
+    return f"image_{number:05d}.jpg"
+
+
+def _read_mat(path: Path, *names: str) -> dict[str, list[int]]:
+    """The named arrays of a MATLAB file, flat."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ValueError(f"reading {path.name} needs scipy, which is not there: pip install scipy.") from error
+    try:
+        arrays = loadmat(path)
+        return {name: [int(value) for value in arrays[name].ravel()] for name in names}
+    except KeyError as error:
+        raise ValueError(f"{path} holds no array {error}: it should have {', '.join(names)}.") from error
+    except Exception as error:  # scipy raises many kinds for a file that is not MATLAB's
+        raise ValueError(f"{path} is no readable MATLAB file ({error}).") from error
