@@ -1,0 +1,1 @@
+"""Storage and machines: where data sets and runs live, and the computers that work on them."""
