@@ -1,0 +1,38 @@
+"""TensorBoard curves of a run: written to a local folder, copied to the run's folder with each checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from infra.storage import Storage
+
+FOLDER = "tensorboard"
+
+
+class Board:
+    """Takes rows of metrics. Without the tensorboard package it does nothing."""
+
+    def __init__(self, store: Storage) -> None:
+        self.store = store.at(FOLDER)
+        self._folder = tempfile.TemporaryDirectory(prefix="irae-tensorboard-")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.writer = None
+        else:
+            self.writer = SummaryWriter(self._folder.name)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Every figure of the row, at its number of images seen."""
+        for name, value in row.items():
+            if self.writer and name != "images_seen":
+                self.writer.add_scalar(name, value, row["images_seen"])
+
+    def publish(self) -> None:
+        """Copy the event files to the store."""
+        if self.writer:
+            self.writer.flush()
+            for path in Path(self._folder.name).iterdir():
+                self.store.put_file(path.name, path)

@@ -1,0 +1,88 @@
+"""What all commands share: parsing, errors as sentences, progress that also behaves in a log file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+LOG_INTERVAL_S = 10.0
+"""In a log file, progress is a line at most this often."""
+
+
+def run_command(config_class: type[T], main: Callable[[T], None], default: T | None = None) -> None:
+    """Parse the command line into the config and run; a user's error is printed as it is, exit code 2."""
+    sys.exit(guarded(lambda: main(parse(config_class, sys.argv[1:], default))))
+
+
+def parse(config_class: type[T], arguments: Sequence[str], default: T | None = None) -> T:
+    """Command line to config. `--help` ends the process here."""
+    program = f"python -m {sys.modules['__main__'].__spec__.name}" if sys.modules["__main__"].__spec__ else None
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(config_class, args=list(arguments), prog=program, config=(tyro.conf.FlagCreatePairsOff,), **options)
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Exit code of the action: 0, 2 for an error that a user can mend, 130 when interrupted."""
+    try:
+        action()
+    except ValueError as error:
+        if os.environ.get("IRAE_DEBUG"):
+            raise
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+class ProgressLine:
+    """A bar in a terminal, a line every ten seconds in a log file. Use as a context manager."""
+
+    def __init__(self, title: str, total: float | None, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+        self.printed_at = self.started_at = time.monotonic()
+
+    def __enter__(self) -> ProgressLine:
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task(self.title, total=self.total, text="")
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def update(self, done: float, text: str = "") -> None:
+        """Show how much is done, of `total`, in `unit`."""
+        if self.bar:
+            self.bar.update(self.task, completed=done, text=text)
+        elif time.monotonic() - self.printed_at >= LOG_INTERVAL_S:
+            self.printed_at = time.monotonic()
+            share = f" of {self.total:,.0f}" if self.total else ""
+            print(f"{self.title}: {done:,.0f}{share} {self.unit} {text}".rstrip(), file=sys.stderr, flush=True)
+
+    def print(self, text: str) -> None:
+        """A line that stays."""
+        if self.bar:
+            self.bar.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)

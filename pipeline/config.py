@@ -1,0 +1,230 @@
+"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
+
+No heavy import here: `--help` prints from these classes in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from irae.config import IRAEConfig
+
+SourceName = Literal["synthetic", "folder", "celeba", "celeba-hq", "cub", "flowers"]
+Sigma = float | Literal["blind"]
+PositionalPath = tyro.conf.Positional[Path]
+
+
+def store_url() -> str:
+    """Where data sets and runs live unless a command is told otherwise: IRAE_STORE, or the current folder."""
+    place = os.environ.get("IRAE_STORE", ".")
+    return place if "://" in place else os.path.abspath(place)
+
+
+def cache_folder() -> Path:
+    """Where shards from S3 are kept on this machine: IRAE_CACHE, or ~/.cache/irae."""
+    return Path(os.environ.get("IRAE_CACHE", Path.home() / ".cache" / "irae"))
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise one ValueError that holds every problem."""
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def below(problems: list[str], minimum: float, **values: float | None) -> None:
+    """Note each value that is below its minimum."""
+    for name, value in values.items():
+        if value is not None and value < minimum:
+            problems.append(f"--{name.replace('_', '-')} is {value}, but must be at least {minimum}.")
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """Photographs to WebDataset shards, with a manifest, on a local folder or S3."""
+
+    source: SourceName = "synthetic"
+    """Where the images come from; synthetic needs no download."""
+    root: Path | None = None
+    """Folder of the images, in the layout of their publishers (not for synthetic)."""
+    out: str | None = None
+    """URL of the data set: a folder or s3://bucket/prefix. Default: IRAE_STORE/data/NAME."""
+    size: int | None = None
+    """Height and width of the stored images, px. Default: the paper's for the source (64, 128), 128 for a folder."""
+    bits: Literal[8, 5] = 8
+    """Bits kept of each value. 5 is the released code's protocol: dequantisation noise is added when training."""
+    split: str | None = None
+    """folder: the split of images that lie in no train/val/test folder, or auto (90/5/5 by hash). flowers: official or
+    released."""
+    train_images: int = 2400
+    """synthetic: images for training."""
+    val_images: int = 120
+    """synthetic: images for validation."""
+    test_images: int = 120
+    """synthetic: images for testing."""
+    seed: int = 0
+    """Decides the order in the shards and everything else that is random."""
+    images_per_shard: int | None = None
+    """Default: what makes shards of about 32 MiB."""
+    max_bad: int = 0
+    """Images that may be unusable (they are listed with reasons) before the command fails."""
+    overwrite: bool = False
+    """Replace another data set at the same place."""
+    dry_run: bool = False
+    """Print the plan and touch nothing."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        below(problems, 8, size=self.size)
+        below(problems, 1, images_per_shard=self.images_per_shard)
+        below(
+            problems,
+            0,
+            max_bad=self.max_bad,
+            seed=self.seed,
+            train_images=self.train_images,
+            val_images=self.val_images,
+            test_images=self.test_images,
+        )
+        if self.source != "synthetic" and self.root is None:
+            problems.append(f"--source {self.source} needs --root FOLDER, the folder that holds its images.")
+        refuse(problems)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train an IRAE. The same command again goes on from the last checkpoint."""
+
+    preset: str = "auto"
+    """Where the other defaults come from: paper, standard, laptop; auto is standard with a GPU, laptop without."""
+    data: str | None = None
+    """URL of the data set. Default: the one below IRAE_STORE/data."""
+    name: str | None = None
+    """Name of the run. Default: made of the data set, the noise and the preset."""
+    out: str | None = None
+    """URL of the run's folder. Default: IRAE_STORE/runs/NAME."""
+    model: tyro.conf.OmitArgPrefixes[IRAEConfig] = field(default_factory=IRAEConfig)
+    """The architecture."""
+    sigma_255: Sigma = 25.0
+    """Noise: sigma in units of 1/255, or blind (uniform in 0 to 55 for each image)."""
+    global_batch: int = 100
+    """Images in a step, over all workers. Belongs to the run, whatever the number of machines."""
+    micro_batch: int | None = None
+    """Images that a worker runs at once; its share of the batch is cut into such pieces. Default: the whole share."""
+    lr: float = 1e-3
+    """First learning rate; the paper's schedule lowers it."""
+    lr_first_drop_epoch: int = 50
+    """Epoch after which the rate is divided by 5 for the first time."""
+    lr_patience_epochs: int = 10
+    """From then on: epochs without better validation PSNR before it is divided by 5 again."""
+    lr_min: float = 1e-6
+    """Training ends when the rate falls below."""
+    clip_norm: float = 50.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 0
+    """Decides weights, order and noise."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the couplings' nets; everything else is float32. auto: bfloat16 where the processor has it."""
+    max_images: int | None = None
+    """Stop after this many images."""
+    max_minutes: float | None = None
+    """Stop after this many minutes of training, interruptions not counted."""
+    checkpoint_minutes: float = 5.0
+    """At most this much work is lost when a machine dies; each epoch's end is kept as well."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay on the store, besides the best."""
+    nodes: int = 1
+    """Machines."""
+    workers_per_node: int | None = None
+    """Workers on each machine. Default: its GPUs, or one."""
+    ray: bool = True
+    """--no-ray: one worker in this process."""
+    dry_run: bool = False
+    """Print the configuration and the plan and touch nothing."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        below(problems, 1, nodes=self.nodes, workers_per_node=self.workers_per_node, global_batch=self.global_batch)
+        below(problems, 1, micro_batch=self.micro_batch, keep_checkpoints=self.keep_checkpoints)
+        below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
+        for name, value in (("lr", self.lr), ("clip-norm", self.clip_norm), ("lr-min", self.lr_min)):
+            if not value > 0:
+                problems.append(f"--{name} is {value}, but must be above 0.")
+        if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
+            problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
+        workers = self.nodes * (self.workers_per_node or 1)
+        if workers > self.global_batch:
+            problems.append(f"--global-batch {self.global_batch} is too small for {workers} workers; raise it.")
+        if not self.ray and (self.nodes > 1 or (self.workers_per_node or 1) > 1):
+            problems.append(
+                "--no-ray runs one worker on one node; leave it out, or leave out --nodes and --workers-per-node."
+            )
+        refuse(problems)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """PSNR and SSIM of a trained run on a data set, for the degraded and the restored images."""
+
+    run: str | None = None
+    """URL or name of the run. Default: the only one below IRAE_STORE/runs."""
+    data: str | None = None
+    """URL of the data set. Default: the one that the run was trained on."""
+    split: Literal["train", "val", "test"] = "test"
+    """Its part that is evaluated."""
+    sigma_255: Sigma | None = None
+    """Noise. Default: the run's."""
+    checkpoint: str = "best"
+    """best, last, or a checkpoint's name."""
+    batch: int = 32
+    """Images at once."""
+    seed: int = 0
+    """Decides the noise, with each image's key."""
+    examples: int = 4
+    """Images of which clean, noisy and restored PNG files are kept."""
+    out: str | None = None
+    """URL where the results go. Default: evaluations/ in the run's folder."""
+    dry_run: bool = False
+    """Print what would be done and touch nothing."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        below(problems, 1, batch=self.batch)
+        below(problems, 0, examples=self.examples, seed=self.seed)
+        if isinstance(self.sigma_255, float | int) and not 0 <= self.sigma_255 <= 255:
+            problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
+        refuse(problems)
+
+
+@dataclass(frozen=True)
+class RestoreConfig:
+    """Restore a picture, or a folder of pictures, with a trained run."""
+
+    source: PositionalPath
+    """Picture or folder of pictures: PNG, JPEG, WebP; any size."""
+    target: PositionalPath
+    """Where the restored ones go."""
+    run: str | None = None
+    """URL or name of the run. Default: the only one below IRAE_STORE/runs."""
+    checkpoint: str = "best"
+    """best, last, or a checkpoint's name."""
+    tile: int | None = None
+    """Side of the tiles that a picture is cut into, px. Default: the largest that fits the free memory."""
+    overlap: int = 64
+    """Pixels that neighbouring tiles share."""
+    metrics: Path | None = None
+    """Where metrics.json is written. Default: into the target folder; none for a single picture."""
+    dry_run: bool = False
+    """Print what would be done and touch nothing."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        below(problems, 16, tile=self.tile)
+        below(problems, 0, overlap=self.overlap)
+        if self.tile is not None and self.tile <= self.overlap:
+            problems.append(f"--tile {self.tile} must be larger than --overlap {self.overlap}.")
+        refuse(problems)

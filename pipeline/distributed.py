@@ -1,0 +1,96 @@
+"""The group of workers that train together, in the terms that the loop needs. One process alone is a group too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class OtherWorkerFailed(ValueError):
+    """Raised on the workers that are well when another one has a user's error to tell of."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """This worker's place among all workers."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @classmethod
+    def alone(cls) -> Team:
+        """One worker, in this process."""
+        return cls(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @classmethod
+    def current(cls, device: torch.device) -> Team:
+        """The place in the process group that has been set up already."""
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up over all workers, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def agree(self, error: ValueError | None) -> None:
+        """Raise on every worker when any worker has an error: one that left alone would leave the others waiting."""
+        failed = self.sum_(torch.tensor(float(error is not None), device=self.device)).item()
+        if error:
+            raise error
+        if failed:
+            raise OtherWorkerFailed("another worker could not start; its message says why.")
+
+    def same_as_first_(self, tensors: Iterable[Tensor]) -> None:
+        """Copy the first worker's values into every worker's tensors."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+
+class FlatGradients:
+    """All gradients of a model, and a few numbers beside them, in one buffer: one collective a step.
+
+    A fixed layout adds up in the same order in every step and after every restart, which DistributedDataParallel does
+    not promise: it regroups its buckets after the first step. With a model of a few million parameters nothing is
+    lost by not overlapping.
+    """
+
+    SIGNALS = ("loss", "failed", "log", "checkpoint", "stop")
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        count = sum(p.numel() for p in parameters)
+        self.buffer = torch.zeros(count + len(self.SIGNALS), device=parameters[0].device)
+        self.gradients = self.buffer[:count]
+        self.signals = self.buffer[count:]
+        start = 0
+        for p in parameters:
+            p.grad = self.buffer.as_strided(p.shape, p.stride(), start)  # in the parameter's own memory layout
+            start += p.numel()
+
+    def clear(self) -> None:
+        self.buffer.zero_()
+
+    def signal(self, name: str, value: float | Tensor) -> None:
+        """Add to one of the numbers beside the gradients."""
+        self.signals[self.SIGNALS.index(name)] += value
+
+    def read_signals(self) -> dict[str, float]:
+        return dict(zip(self.SIGNALS, self.signals.tolist(), strict=True))
+
+
+def use_threads(count: int) -> None:
+    """Let torch use this many processor threads."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    torch.set_num_threads(count)

@@ -1,0 +1,240 @@
+"""The training loop: the same in a plain process and in each Ray worker."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infra.storage import open_storage
+from irae.checkpoint import load_optimizer, load_weights, model_to_files, optimizer_to_bytes
+from irae.model import IRAE, on_device
+from irae.numerics import largest_scale
+from irae.schedules import PaperSchedule
+from pipeline.board import Board
+from pipeline.clock import Clock
+from pipeline.config import TrainConfig, cache_folder
+from pipeline.distributed import FlatGradients, OtherWorkerFailed, Team
+from pipeline.pairs import make_pairs
+from pipeline.run import BEST, Run
+from pipeline.step import StepResult, autocast, resolve_precision, train_step
+from pipeline.validate import validate
+from sharding import Batch, Dataset, SampleOrder, ShardReader
+from sharding.order import Slots, rank_slice
+
+Report = Callable[[dict[str, Any]], None]
+OPTIMIZER = "optimizer.safetensors"
+
+
+def train(config: TrainConfig, team: Team, report: Report) -> None:
+    """Train this worker's share of a run to its end. ValueError, on every worker, when it cannot go on."""
+    trainer, error = None, None
+    try:
+        trainer = Trainer(config, team, report)
+    except ValueError as problem:
+        error = problem
+    team.agree(error)
+    assert trainer
+    trainer.synchronise()
+    trainer.train()
+
+
+class Trainer:
+    """Everything that a worker holds while it trains. `config` is resolved: data and out are URLs, no auto is left.
+
+    Making one reads the store and may raise ValueError; it takes part in no collective.
+    """
+
+    def __init__(self, config: TrainConfig, team: Team, report: Report) -> None:
+        assert config.data and config.out
+        self.config, self.team, self.report = config, team, report
+        self.dataset = Dataset.open(open_storage(config.data))
+        self.run = Run(open_storage(config.out))
+        self.reader = ShardReader(self.dataset, "train", cache_folder())
+        self.val_reader = ShardReader(self.dataset, "val", cache_folder())
+        self.order = SampleOrder(len(self.reader), config.seed, config.global_batch)
+        self.precision = resolve_precision(config.precision, team.device)
+        self.schedule = PaperSchedule(
+            config.lr, config.lr_first_drop_epoch, config.lr_patience_epochs, lr_min=config.lr_min
+        )
+        self.images_seen, self.rows = 0, list[dict[str, Any]]()
+        self.clock = Clock(config)
+        torch.manual_seed(config.seed)
+        self.model = on_device(IRAE(config.model), team.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self._start_or_resume()
+        self.gradients = FlatGradients(self.model)
+        self.board = Board(self.run.store) if team.is_first else None
+
+    def _start_or_resume(self) -> None:
+        """State of the newest checkpoint, or weights initialised from the global first batch."""
+        checkpoint = self.run.newest_checkpoint()
+        if checkpoint is None:
+            slots = self.order.slots(0)
+            self.model.initialise(self.pairs(slots, self.reader.read(slots.sample))[1])
+            return
+        state = checkpoint.state
+        if state["dataset_sha256"] != self.dataset.sha256:
+            raise ValueError(
+                f"the run {self.run.store.url} was trained on another data set than {self.dataset.store.url} (their "
+                "manifests differ); give it another --name, or --data with the data set it began with."
+            )
+        load_weights(self.model, checkpoint.files)
+        load_optimizer(self.optimizer, self.names, checkpoint.files[OPTIMIZER])
+        self.schedule.load_state(state["schedule"])
+        self.images_seen, self.clock.train_s = state["images_seen"], state["train_s"]
+        self.rows = self.run.read_metrics(self.images_seen)
+
+    def synchronise(self) -> None:
+        """Give every worker the first one's weights."""
+        self.team.same_as_first_([*self.model.parameters(), *self.model.buffers()])
+
+    def pairs(self, slots: Slots, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(clean, noisy) of a batch, on the device."""
+        return make_pairs(
+            batch.clean,
+            batch.keys,
+            slots.epoch,
+            bits=self.dataset.bits,
+            sigma_255=self.config.sigma_255,
+            seed=self.config.seed,
+            device=self.team.device,
+        )
+
+    def feed(self) -> Generator[tuple[Slots, Batch], None, None]:
+        """This worker's share of each global batch from here on, without end."""
+        asked: deque[Slots] = deque()
+
+        def index_lists() -> Iterator[Any]:
+            seen = self.images_seen
+            while True:
+                share = rank_slice(self.config.global_batch, self.team.rank, self.team.world_size)
+                asked.append(self.order.slots(seen).part(share))
+                seen += self.config.global_batch
+                yield asked[-1].sample
+
+        for batch in self.reader.batches(index_lists()):
+            yield asked.popleft(), batch
+
+    @property
+    def finished(self) -> bool:
+        """The schedule has ended, or the budget is used up when the run begins or goes on."""
+        return (
+            self.schedule.finished
+            or self.images_seen >= (self.config.max_images or float("inf"))
+            or self.clock.train_s >= 60 * (self.config.max_minutes or float("inf"))
+        )
+
+    def train(self) -> None:
+        """Step after step, to the end of the schedule or the budget."""
+        feed = self.feed()
+        self.clock.start()
+        stop = self.finished
+        while not stop:
+            result = self._step(*self._next_pairs(feed))
+            self.images_seen += self.config.global_batch
+            self.clock.count(self.config.global_batch, result.loss)
+            epoch_ended = self.images_seen // self.order.images_per_epoch > self.schedule.epoch
+            best = self._end_epoch() if epoch_ended else None
+            if result.signals["log"] and not epoch_ended:
+                self._log({})
+            stop = bool(result.signals["stop"]) or self.schedule.finished
+            stop = stop or self.images_seen >= (self.config.max_images or float("inf"))
+            if epoch_ended or stop or result.signals["checkpoint"]:
+                self._save(best)
+        feed.close()
+
+    def _next_pairs(
+        self, feed: Iterator[tuple[Slots, Batch]]
+    ) -> tuple[tuple[Tensor, Tensor] | None, ValueError | None]:
+        """The next share, or the error that prevents it: the others must hear of it, or they wait for ever."""
+        with self.clock.waiting():
+            try:
+                return self.pairs(*next(feed)), None
+            except ValueError as error:
+                return None, error
+
+    def _step(self, pairs: tuple[Tensor, Tensor] | None, failure: ValueError | None) -> StepResult:
+        if failure:
+            self.gradients.signal("failed", 1)
+        for name in self.clock.due() if self.team.is_first else ():
+            self.gradients.signal(name, 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.lr
+        result = train_step(
+            self.model,
+            self.optimizer,
+            self.gradients,
+            pairs,
+            self.team,
+            global_batch=self.config.global_batch,
+            micro_batch=self.config.micro_batch or self.config.global_batch,
+            clip_norm=self.config.clip_norm,
+            autocast=autocast(self.precision, self.team.device),
+        )
+        if failure:
+            raise failure
+        if result.signals["failed"]:
+            raise OtherWorkerFailed("another worker could not read its data; its message says why.")
+        if not result.finite:
+            raise ValueError(self._not_finite(result))
+        return result
+
+    def _not_finite(self, result: StepResult) -> str:
+        layer, scale = largest_scale(self.model)
+        return (
+            f"the loss is {result.loss:.4g} and the gradient's norm {result.gradient_norm:.4g} in the step after image "
+            f"{self.images_seen}; training stopped before the weights were changed. The layer with the largest scale "
+            f"is {layer} ({scale:.3g}). Start again with a smaller --lr or --clip-norm, under another --name."
+        )
+
+    def _end_epoch(self) -> float | None:
+        """Validate and let the schedule know; returns the PSNR if it is the best so far. The same on all workers."""
+        values = validate(self.model, self.val_reader, self.config, self.dataset.bits, self.team, self.precision)
+        psnr_db = values["val_psnr_db"]
+        is_best = psnr_db > self.schedule.best_psnr_db
+        self.schedule.end_epoch(psnr_db)
+        self._log(values)
+        return psnr_db if is_best else None
+
+    def _log(self, values: dict[str, float]) -> None:
+        """One row of metrics: to the store with the next checkpoint, to the display now."""
+        row = {
+            "images_seen": self.images_seen,
+            "epoch": self.images_seen / self.order.images_per_epoch,
+            "lr": self.schedule.lr,
+            **self.clock.rates(),
+            **values,
+        }
+        if self.board:
+            self.rows.append(row)
+            self.board.add(row)
+        self.report(row)
+
+    def _save(self, best_psnr_db: float | None) -> None:
+        """A checkpoint (the best one, if given a PSNR), the metrics so far, the curves."""
+        self.clock.checkpoint_done()
+        if not self.team.is_first:
+            return
+        files = {
+            **model_to_files(self.model),
+            OPTIMIZER: optimizer_to_bytes(self.optimizer, self.names),
+        }
+        state = {
+            "images_seen": self.images_seen,
+            "train_s": self.clock.train_s,
+            "schedule": self.schedule.state(),
+            "dataset_sha256": self.dataset.sha256,
+            "seed": self.config.seed,
+        }
+        name = self.run.save_checkpoint(files, state)
+        if best_psnr_db is not None:
+            self.run.write_json(BEST, {"checkpoint": name, "val_psnr_db": best_psnr_db})
+        self.run.write_metrics(self.rows)
+        self.run.prune_checkpoints(self.config.keep_checkpoints)
+        assert self.board
+        self.board.publish()

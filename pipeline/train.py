@@ -1,0 +1,205 @@
+"""python -m pipeline.train: a data set -> a trained run, on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli import ProgressLine, guarded, parse
+from pipeline.config import TrainConfig
+from pipeline.presets import preset
+
+if TYPE_CHECKING:
+    from pipeline.run import Run
+
+MAY_CHANGE = {"nodes", "workers_per_node", "ray", "max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints"}
+"""Settings that may differ when a run goes on: they decide where and how long, not what is trained."""
+NOT_SAVED = {"dry_run", "data", "out", "name"}
+
+
+def main(config: TrainConfig) -> None:
+    """Resolve, say what will be done, claim the run's folder, train, sum up."""
+    config = resolve(config)
+    print_plan(config)
+    if config.dry_run:
+        return
+    run = claim_run(config)
+    with ProgressLine("training", progress_total(config), progress_unit(config)) as line:
+        last = train_on_ray(config, line) if config.ray else train_here(config, line)
+    summarise(config, run, last)
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill in what depends on the store. ValueError, with all problems at once, when things do not fit together."""
+    from pipeline.places import find_data, is_url, open_checked, run_url
+    from sharding.manifest import Dataset
+
+    data = find_data(config.data)
+    dataset = Dataset.open(open_checked(data))
+    problems = []
+    for split in ("train", "val"):
+        if not dataset.split_sizes.get(split):
+            problems.append(f"the data set {data} has no {split} images; training needs both train and val.")
+    if dataset.image_size % config.model.side_multiple:
+        problems.append(
+            f"images of {dataset.image_size} px do not fit --L {config.model.L}: the side must be divisible by "
+            f"{config.model.side_multiple}."
+        )
+    if problems:
+        raise ValueError("\n".join(problems))
+    noise = "blind" if config.sigma_255 == "blind" else f"{config.sigma_255:g}"
+    name = config.name or f"{dataset.name}-noise{noise}-{config.preset}"
+    out = config.out or run_url(name)
+    if not is_url(out):
+        out = str(Path(out).absolute())
+    return dataclasses.replace(config, data=dataset.store.url, name=name, out=out)
+
+
+def print_plan(config: TrainConfig) -> None:
+    """What will be trained, on what, for how long; with --dry-run also the whole configuration."""
+    from infra.storage import open_storage
+    from irae.model import IRAE, parameter_count
+    from sharding.manifest import Dataset
+
+    assert config.data
+    dataset = Dataset.open(open_storage(config.data))
+    images = dataset.split_sizes["train"]
+    workers = config.nodes * (config.workers_per_node or 1)
+    ends = [
+        f"{config.max_images:,} images" if config.max_images else "",
+        f"{config.max_minutes:g} min" if config.max_minutes else "",
+    ]
+    budget = " or ".join(e for e in ends if e) or f"learning rate below {config.lr_min:g}"
+    print(
+        f"data   {config.data}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
+        f"{dataset.bits} bits"
+    )
+    print(
+        f"model  IRAE K={config.model.K} L={config.model.L} width={config.model.width}, "
+        f"{parameter_count(IRAE(config.model)):,} parameters (preset {config.preset}), noise sigma {config.sigma_255}"
+    )
+    print(
+        f"run    {config.out}: batches of {config.global_batch} on {workers} worker(s), "
+        f"{images / config.global_batch:,.1f} steps an epoch, until {budget}"
+    )
+    if config.dry_run:
+        print(json.dumps(dataclasses.asdict(config), indent=1))
+
+
+def claim_run(config: TrainConfig) -> Run:
+    """The run's folder, new or of the same configuration. ValueError when another run lies there."""
+    from pipeline.places import open_checked
+    from pipeline.run import CONFIG, Run
+
+    assert config.out
+    run = Run(open_checked(config.out))
+    ours = dataclasses.asdict(config)
+    held = run.read_json(CONFIG)
+    if held is None:
+        run.write_json(CONFIG, ours)
+        return run
+    ignored = MAY_CHANGE | NOT_SAVED
+    differing = [
+        f"{name} was {held.get(name)!r} and is now {ours[name]!r}"
+        for name in ours
+        if name not in ignored and held.get(name) != json.loads(json.dumps(ours[name]))
+    ]
+    if differing:
+        raise ValueError(
+            f"the run {config.out} was begun with other settings ({'; '.join(differing)}); repeat those to go on "
+            "with it, or choose another --name."
+        )
+    if run.checkpoints():
+        print(f"going on from {int(run.checkpoints()[-1]):,} images")
+    return run
+
+
+def progress_total(config: TrainConfig) -> float | None:
+    return config.max_images or (config.max_minutes * 60 if config.max_minutes else None)
+
+
+def progress_unit(config: TrainConfig) -> str:
+    return "s" if config.max_minutes and not config.max_images else "images"
+
+
+def show(config: TrainConfig, line: ProgressLine, row: dict[str, Any]) -> None:
+    """One row of metrics on the display; validations are kept as lines."""
+    done = row["train_s"] if progress_unit(config) == "s" else row["images_seen"]
+    text = f"loss {row['loss']:.4f}  {row['images_per_sec']:,.0f} images/s  lr {row['lr']:.1e}"
+    line.update(done, f"{text}  waiting for data {row['data_wait_share']:.1%}  {row['peak_memory_mb']:,.0f} MB")
+    if "val_psnr_db" in row:
+        line.print(
+            f"epoch {row['epoch']:.1f}: validation {row['val_psnr_db']:.2f} dB (noisy {row['val_psnr_db_noisy']:.2f}), "
+            f"{text}, round trip {row['round_trip_max_error']:.1e}"
+        )
+
+
+def train_here(config: TrainConfig, line: ProgressLine) -> dict[str, Any]:
+    """Train in this process; returns the last row of metrics."""
+    from pipeline.distributed import Team
+    from pipeline.loop import train
+
+    last: dict[str, Any] = {}
+
+    def report(row: dict[str, Any]) -> None:
+        last.update(row)
+        show(config, line, row)
+
+    train(config, Team.alone(), report)
+    return last
+
+
+def train_on_ray(config: TrainConfig, line: ProgressLine) -> dict[str, Any]:
+    """Train with Ray; returns the last row of metrics."""
+    from pipeline.ray_train import run
+
+    last: dict[str, Any] = {}
+
+    def report(row: dict[str, Any]) -> None:
+        last.update(row)
+        show(config, line, row)
+
+    run(config, report)
+    return last
+
+
+def summarise(config: TrainConfig, run: Run, last: dict[str, Any]) -> None:
+    """metrics.json and a closing line."""
+    from pipeline.run import BEST
+
+    best = run.read_json(BEST) or {}
+    images_seen = int(run.checkpoints()[-1])
+    metrics = {"images_seen": images_seen, "best": best, "last": last}
+    run.write_json("metrics.json", metrics)
+    text = f"best validation {best['val_psnr_db']:.2f} dB" if best else "no validation yet (less than an epoch)"
+    print(f"trained {images_seen:,} images, {text}; the run is {config.out}")
+    print(f"next: python -m pipeline.evaluate --run {config.out}")
+
+
+def default_preset(arguments: list[str]) -> TrainConfig:
+    """The preset named on the command line: the defaults of everything else. A GPU is recognised without torch."""
+    name = TrainConfig.preset
+    for i, argument in enumerate(arguments):
+        if argument == "--preset" and i + 1 < len(arguments):
+            name = arguments[i + 1]
+        elif argument.startswith("--preset="):
+            name = argument.split("=", 1)[1]
+    several_nodes = any(argument.split("=")[0] == "--nodes" for argument in arguments)
+    return preset(name, has_gpu=lambda: several_nodes or shutil.which("nvidia-smi") is not None)
+
+
+def command() -> None:
+    """Parse on top of the preset, then run."""
+    arguments = sys.argv[1:]
+    config = parse(TrainConfig, arguments, default=default_preset(arguments))
+    if config.preset == "auto":
+        config = dataclasses.replace(config, preset=default_preset(arguments).preset)
+    main(config)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(command))
