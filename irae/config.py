@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class IRAEConfig:
-    """Architecture of an IRAE. Raises ValueError with all problems at once."""
+    """Architecture of an IRAE. `IRAE(config)` refuses one that has `problems`."""
 
     K: int = 16
     """Flow steps in each level."""
@@ -29,9 +29,10 @@ class IRAEConfig:
     start: Literal["random", "identity"] = "identity"
     """identity: the untrained network gives its input back. random: decoder and encoder are drawn apart."""
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Everything that is wrong with it, a sentence each."""
         problems = [
-            f"{name} is {value}, but must be a whole number from 1 up"
+            f"{name} is {value}, but must be a whole number from 1 up."
             for name, value in (("K", self.K), ("L", self.L), ("width", self.width), ("channels", self.channels))
             if not isinstance(value, int) or value < 1
         ]
@@ -41,11 +42,10 @@ class IRAEConfig:
             ("start", self.start, ("random", "identity")),
         ):
             if value not in choices:
-                problems.append(f"{name} is {value!r}, but must be {' or '.join(choices)}")
+                problems.append(f"{name} is {value!r}, but must be {' or '.join(choices)}.")
         if not 0 <= self.scale_min < 1:
-            problems.append(f"scale_min is {self.scale_min}, but must be at least 0 and below 1")
-        if problems:
-            raise ValueError("; ".join(problems) + ".")
+            problems.append(f"scale_min is {self.scale_min}, but must be at least 0 and below 1.")
+        return problems
 
     @property
     def side_multiple(self) -> int:

@@ -15,6 +15,8 @@ class IRAE(nn.Module):
     """restored = D(E(noisy - 0.5)) + 0.5, with an exact inverse. Images are (B, C, H, W) in [0, 1]."""
 
     def __init__(self, config: IRAEConfig) -> None:
+        if problems := config.problems():
+            raise ValueError("\n".join(problems))
         super().__init__()
         self.config = config
         step = StepShape(config.width, config.conv1x1 == "lu", config.scale_min)

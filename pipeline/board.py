@@ -12,9 +12,9 @@ FOLDER = "tensorboard"
 
 
 class Board:
-    """Takes rows of metrics. Without the tensorboard package it does nothing."""
+    """Takes rows of metrics from `images_seen` on. Without the tensorboard package it does nothing."""
 
-    def __init__(self, store: Storage) -> None:
+    def __init__(self, store: Storage, images_seen: int) -> None:
         self.store = store.at(FOLDER)
         self._folder = tempfile.TemporaryDirectory(prefix="irae-tensorboard-")
         try:
@@ -22,7 +22,7 @@ class Board:
         except ImportError:
             self.writer = None
         else:
-            self.writer = SummaryWriter(self._folder.name)
+            self.writer = SummaryWriter(self._folder.name, purge_step=images_seen + 1 if images_seen else None)
 
     def add(self, row: dict[str, Any]) -> None:
         """Every figure of the row, at its number of images seen."""

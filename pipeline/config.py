@@ -146,8 +146,9 @@ class TrainConfig:
     dry_run: bool = False
     """Print the configuration and the plan and touch nothing."""
 
-    def __post_init__(self) -> None:
-        problems: list[str] = []
+    def problems(self) -> list[str]:
+        """Everything that is wrong with it, a sentence each; what depends on the data set is found later."""
+        problems = [f"--{problem}" for problem in self.model.problems()]
         below(problems, 1, nodes=self.nodes, workers_per_node=self.workers_per_node, global_batch=self.global_batch)
         below(problems, 1, micro_batch=self.micro_batch, keep_checkpoints=self.keep_checkpoints)
         below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
@@ -156,14 +157,14 @@ class TrainConfig:
                 problems.append(f"--{name} is {value}, but must be above 0.")
         if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
             problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
-        workers = self.nodes * (self.workers_per_node or 1)
+        workers = max(1, self.nodes * (self.workers_per_node or 1))
         if workers > self.global_batch:
             problems.append(f"--global-batch {self.global_batch} is too small for {workers} workers; raise it.")
         if not self.ray and (self.nodes > 1 or (self.workers_per_node or 1) > 1):
             problems.append(
                 "--no-ray runs one worker on one node; leave it out, or leave out --nodes and --workers-per-node."
             )
-        refuse(problems)
+        return problems
 
 
 @dataclass(frozen=True)

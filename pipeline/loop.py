@@ -68,7 +68,7 @@ class Trainer:
         self.names = [name for name, _ in self.model.named_parameters()]
         self._start_or_resume()
         self.gradients = FlatGradients(self.model)
-        self.board = Board(self.run.store) if team.is_first else None
+        self.board = Board(self.run.store, self.images_seen) if team.is_first else None
 
     def _start_or_resume(self) -> None:
         """State of the newest checkpoint, or weights initialised from the global first batch."""
@@ -187,9 +187,10 @@ class Trainer:
     def _not_finite(self, result: StepResult) -> str:
         layer, scale = largest_scale(self.model)
         return (
-            f"the loss is {result.loss:.4g} and the gradient's norm {result.gradient_norm:.4g} in the step after image "
-            f"{self.images_seen}; training stopped before the weights were changed. The layer with the largest scale "
-            f"is {layer} ({scale:.3g}). Start again with a smaller --lr or --clip-norm, under another --name."
+            f"the loss is {result.loss:.4g} and the gradient's norm {result.gradient_norm:.4g} in step "
+            f"{self.images_seen // self.config.global_batch + 1}; training stopped before the weights were changed. The "
+            f"layer with the largest scale is {layer} ({scale:.3g}). Start again with a smaller --lr or --clip-norm, "
+            "under another --name."
         )
 
     def _end_epoch(self) -> float | None:

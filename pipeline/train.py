@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import ProgressLine, guarded, parse
-from pipeline.config import TrainConfig
+from pipeline.config import TrainConfig, refuse
 from pipeline.presets import preset
 
 if TYPE_CHECKING:
@@ -38,19 +38,21 @@ def resolve(config: TrainConfig) -> TrainConfig:
     from pipeline.places import find_data, is_url, open_checked, run_url
     from sharding.manifest import Dataset
 
-    data = find_data(config.data)
-    dataset = Dataset.open(open_checked(data))
-    problems = []
+    problems = config.problems()
+    try:
+        data = find_data(config.data)
+        dataset = Dataset.open(open_checked(data))
+    except ValueError as error:
+        raise ValueError("\n".join([*problems, str(error)])) from None
     for split in ("train", "val"):
         if not dataset.split_sizes.get(split):
             problems.append(f"the data set {data} has no {split} images; training needs both train and val.")
-    if dataset.image_size % config.model.side_multiple:
+    if config.model.L > 0 and dataset.image_size % config.model.side_multiple:
         problems.append(
             f"images of {dataset.image_size} px do not fit --L {config.model.L}: the side must be divisible by "
             f"{config.model.side_multiple}."
         )
-    if problems:
-        raise ValueError("\n".join(problems))
+    refuse(problems)
     noise = "blind" if config.sigma_255 == "blind" else f"{config.sigma_255:g}"
     name = config.name or f"{dataset.name}-noise{noise}-{config.preset}"
     out = config.out or run_url(name)

@@ -101,8 +101,8 @@ def test_sides_that_do_not_fit_are_refused_with_a_sentence() -> None:
 
 
 def test_config_names_all_problems_at_once() -> None:
-    with pytest.raises(ValueError, match=r"K is 0.*width is -3.*decoder is 'sideways'"):
-        IRAEConfig(K=0, width=-3, decoder="sideways")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"(?s)K is 0.*width is -3.*decoder is 'sideways'"):
+        IRAE(IRAEConfig(K=0, width=-3, decoder="sideways"))  # type: ignore[arg-type]
 
 
 def test_round_trip_of_perturbed_weights_in_float32() -> None:

@@ -1,0 +1,210 @@
+"""Training: equal replicas, exact resumption, errors as sentences. In plain processes; with Ray in test_end_to_end."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import make_dataset
+
+from irae.config import IRAEConfig
+from pipeline import train as command
+from pipeline.config import TrainConfig
+from pipeline.distributed import Team
+from pipeline.loop import Trainer, train
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_dataset(str(tmp_path_factory.mktemp("data") / "synthetic"))
+
+
+def config_for(data: str, out: Path, **changes: Any) -> TrainConfig:
+    config = TrainConfig(
+        preset="test",
+        data=data,
+        out=str(out),
+        model=IRAEConfig(K=2, L=2, width=8),
+        global_batch=BATCH,
+        max_images=20 * BATCH,
+        precision="float32",
+        ray=False,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def weights_hash(trainer: Trainer) -> str:
+    digest = hashlib.sha256()
+    for tensor in trainer.model.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def worker(rank: int, world_size: int, config: TrainConfig, folder: Path) -> None:
+    """One of several real processes: notes its weights at the start and at the end, and its losses."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world_size)
+    rows: list[dict[str, Any]] = []
+    trainer = Trainer(config, Team.current(torch.device("cpu")), rows.append)
+    if rank:  # only the first one's weights may count
+        with torch.no_grad():
+            for p in trainer.model.parameters():
+                p.add_(rank)
+    trainer.synchronise()
+    before = weights_hash(trainer)
+    trainer.train()
+    result = {"before": before, "after": weights_hash(trainer), "rows": rows, "images_seen": trainer.images_seen}
+    (folder / f"{rank}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+def run_workers(world_size: int, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
+    folder.mkdir()
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=worker, args=(r, world_size, config, folder)) for r in range(world_size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    return [json.loads((folder / f"{r}.json").read_text()) for r in range(world_size)]
+
+
+def test_workers_hold_equal_weights_and_train_as_one(data: str, tmp_path: Path) -> None:
+    """Bitwise equal after the start and after 20 steps; one, two and three workers come to the same validation PSNR."""
+    results = {n: run_workers(n, config_for(data, tmp_path / f"run{n}"), tmp_path / f"{n}") for n in (1, 2, 3)}
+    for workers in results.values():
+        assert len({w["before"] for w in workers}) == 1
+        assert len({w["after"] for w in workers}) == 1
+        assert workers[0]["before"] != workers[0]["after"]
+        assert {w["images_seen"] for w in workers} == {20 * BATCH}
+    assert len({workers[0]["before"] for workers in results.values()}) == 1, "the start does not depend on the workers"
+    psnrs = [[row["val_psnr_db"] for row in ws[0]["rows"] if "val_psnr_db" in row] for ws in results.values()]
+    assert len(psnrs[0]) == 3
+    for other in psnrs[1:]:
+        assert other == pytest.approx(psnrs[0], abs=1e-3), "only the order of summation differs"
+    assert all(row["val_images"] == 10 for ws in results.values() for row in ws[0]["rows"] if "val_images" in row)
+
+
+def train_alone(config: TrainConfig) -> Trainer:
+    trainer = Trainer(config, Team(0, 1, torch.device("cpu")), lambda row: None)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("cut", [1, 6, 13])
+def test_resumed_run_is_bitwise_equal(data: str, tmp_path: Path, cut: int) -> None:
+    whole = train_alone(config_for(data, tmp_path / "whole"))
+    train_alone(config_for(data, tmp_path / "cut", max_images=cut * BATCH))
+    resumed = train_alone(config_for(data, tmp_path / "cut"))
+    assert weights_hash(resumed) == weights_hash(whole)
+    assert resumed.schedule == whole.schedule
+    figures = [pq.read_table(tmp_path / run / "metrics.parquet").to_pylist() for run in ("whole", "cut")]
+    kept = [[(r["images_seen"], r["val_psnr_db"]) for r in rows if r.get("val_psnr_db")] for rows in figures]
+    assert kept[0] == kept[1]
+
+
+def test_gradient_accumulation_changes_nothing_but_rounding(data: str, tmp_path: Path) -> None:
+    whole = train_alone(config_for(data, tmp_path / "a", max_images=5 * BATCH))
+    pieces = train_alone(config_for(data, tmp_path / "b", max_images=5 * BATCH, micro_batch=3))
+    for a, b in zip(whole.model.parameters(), pieces.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_half_written_checkpoint_is_not_one(data: str, tmp_path: Path) -> None:
+    trainer = train_alone(config_for(data, tmp_path / "run", max_images=10 * BATCH))
+    newest = trainer.run.checkpoints()[-1]
+    (tmp_path / "run" / "checkpoints" / newest / "state.json").unlink()
+    earlier = trainer.run.checkpoints()[-1]
+    assert earlier < newest
+    damaged = tmp_path / "run" / "checkpoints" / newest
+    assert damaged.exists()
+    resumed = Trainer(config_for(data, tmp_path / "run"), Team(0, 1, torch.device("cpu")), lambda row: None)
+    assert resumed.images_seen == int(earlier)
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before(data: str, tmp_path: Path) -> None:
+    trainer = train_alone(config_for(data, tmp_path / "run", max_images=10 * BATCH))
+    earlier, newest = trainer.run.checkpoints()[-2:]
+    path = tmp_path / "run" / "checkpoints" / newest / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    resumed = Trainer(config_for(data, tmp_path / "run"), Team(0, 1, torch.device("cpu")), lambda row: None)
+    assert resumed.images_seen == int(earlier)
+
+
+def test_loss_that_is_not_finite_stops_before_the_weights_change(data: str, tmp_path: Path) -> None:
+    config = config_for(data, tmp_path / "run", lr=1e30, max_images=None)
+    trainer = Trainer(config, Team(0, 1, torch.device("cpu")), lambda row: None)
+    with pytest.raises(ValueError, match=r"in step (\d+);.*largest scale is \S+\.\S+"):
+        trainer.train()
+    assert trainer.images_seen <= 3 * BATCH
+
+
+def test_command_resumes_and_refuses_another_configuration(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_for(data, tmp_path / "run", max_images=4 * BATCH)
+    command.main(config)
+    command.main(dataclasses.replace(config, max_images=6 * BATCH))
+    assert "going on from 32 images" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["images_seen"] == 6 * BATCH
+    with pytest.raises(ValueError, match=r"lr was 0.001 and is now 0.01.*--name"):
+        command.main(dataclasses.replace(config, lr=0.01))
+    with pytest.raises(ValueError, match=r"model was .*'K': 2.* and is now .*'K': 3"):
+        command.main(dataclasses.replace(config, model=IRAEConfig(K=3, L=2, width=8)))
+
+
+def test_another_data_set_is_refused_and_a_moved_one_is_not(data: str, tmp_path: Path) -> None:
+    config = config_for(data, tmp_path / "run", max_images=2 * BATCH)
+    train_alone(config)
+    moved = make_dataset(str(tmp_path / "moved"))
+    train_alone(dataclasses.replace(config, data=moved, max_images=3 * BATCH))
+    other = make_dataset(str(tmp_path / "other"), train=32)
+    with pytest.raises(ValueError, match="another data set"):
+        train_alone(dataclasses.replace(config, data=other))
+
+
+def test_dry_run_touches_nothing(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(config_for(data, tmp_path / "run", dry_run=True))
+    assert not (tmp_path / "run").exists()
+    printed = capsys.readouterr().out
+    assert '"global_batch": 8' in printed
+    assert "6.0 steps an epoch" in printed
+
+
+def test_all_problems_of_a_configuration_at_once(data: str, tmp_path: Path) -> None:
+    no_val = make_dataset(str(tmp_path / "noval"), val=0, size=20)
+    model = IRAEConfig(K=0, L=3, width=8)
+    with pytest.raises(ValueError) as error:
+        command.main(config_for(no_val, tmp_path / "run", model=model, lr=-1.0, sigma_255=300.0, global_batch=0))
+    problems = str(error.value).splitlines()
+    for part in (
+        "--K is 0",
+        "--lr is -1",
+        "--sigma-255 is 300",
+        "--global-batch is 0",
+        "no val images",
+        "divisible by 8",
+    ):
+        assert sum(part in problem for problem in problems) == 1, part
+
+
+def test_broken_shard_stops_all_workers_with_its_name(data: str, tmp_path: Path) -> None:
+    broken = Path(make_dataset(str(tmp_path / "broken")))
+    shard = bytearray((broken / "train-00001.tar").read_bytes())
+    shard[5000] ^= 1
+    (broken / "train-00001.tar").write_bytes(shard)
+    with pytest.raises(ValueError, match=r"train-00001\.tar is missing or damaged"):
+        train(config_for(str(broken), tmp_path / "run"), Team(0, 1, torch.device("cpu")), lambda row: None)
