@@ -174,7 +174,7 @@ class LocalS3:
                 return False
             time.sleep(0.05)
         if self._process is not None:
-            self._process.wait()
+            self._process.poll()  # so that the system forgets it
         if (self.folder / _STATE).exists():
             weed.remove_sockets(self._read(_STATE)["ports"])
         return True

@@ -188,7 +188,7 @@ class Trainer:
         layer, scale = largest_scale(self.model)
         return (
             f"the loss is {result.loss:.4g} and the gradient's norm {result.gradient_norm:.4g} in step "
-            f"{self.images_seen // self.config.global_batch + 1}; training stopped before the weights were changed. The "
+            f"{self.images_seen // self.config.global_batch + 1}; training stopped before the weights changed. The "
             f"layer with the largest scale is {layer} ({scale:.3g}). Start again with a smaller --lr or --clip-norm, "
             "under another --name."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_the_commands_one_after_the_other(server: LocalS3, monkeypatch: pytest.M
     assert status.returncode == 0 and server.endpoint in status.stdout
 
     shell = subprocess.run(
-        ["sh", "-c", f'AWS_PROFILE=other; eval "$({sys.executable} -m infra.local_s3 env)"; env'],
+        ["sh", "-c", f'export AWS_PROFILE=other; eval "$({sys.executable} -m infra.local_s3 env)"; env'],
         capture_output=True,
         text=True,
         check=True,
@@ -127,6 +128,23 @@ def test_servers_that_start_at_once_stay_apart(tmp_path: Path, monkeypatch: pyte
     finally:
         for server in servers:
             server.kill()
+
+
+def test_a_port_taken_at_the_last_moment(server: LocalS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = weed.choose_ports({})["s3"]
+    looked: list[int] = []
+
+    def look_too_early_once(port: int) -> bool:
+        looked.append(port)
+        return len(looked) == 1 or look(port)
+
+    look = weed._is_free
+    monkeypatch.setattr(weed, "_is_free", look_too_early_once)
+    monkeypatch.setattr(weed, "PREFERRED_S3_PORT", taken)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", taken))
+        server.start()
+    assert looked[0] == taken and server.endpoint != f"http://127.0.0.1:{taken}"
 
 
 def test_one_folder_has_one_server(server: LocalS3) -> None:

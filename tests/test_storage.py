@@ -196,6 +196,30 @@ def test_a_place_travels_to_other_processes(store_url: str) -> None:
         assert from_children.get() == from_parent == [b"%d" % i * 1000 for i in range(20)] * 3
 
 
+def test_a_fork_in_the_middle_of_another_threads_work_does_not_hang(s3_url: str) -> None:
+    from infra import s3_storage
+
+    store = open_storage(s3_url)
+    child = get_context("fork").Process(target=store.put, args=("file", b"from the child"))
+    with s3_storage._making:  # as a thread holds it while it makes a client
+        child.start()
+    child.join(timeout=60)
+    child.kill()
+    assert store.get("file") == b"from the child"
+
+
+def test_marks_of_folders_are_no_files(s3_url: str) -> None:
+    from infra import s3_storage
+
+    bucket, prefix = s3_url.removeprefix("s3://").split("/")
+    for key in (f"{prefix}/", f"{prefix}/folder/"):  # as web consoles make them
+        s3_storage._client().put_object(Bucket=bucket, Key=key, Body=b"")
+    store = open_storage(s3_url)
+    store.put("folder/file", b"x")
+    assert store.list() == store.list("folder/") == [Entry("folder/file", 1)]
+    assert store.folders() == ["folder"] and store.folders("folder") == []
+
+
 def test_places_below_and_local_paths(store_url: str, tmp_path: Path) -> None:
     store = open_storage(store_url + "/")
     below = store.at("a", "b/")
