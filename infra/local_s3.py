@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -110,11 +111,11 @@ class LocalS3:
             self._write(_STATE, {"pid": self._process.pid, "ports": ports})
             if self._answers_in_time(self._process):
                 return
+            ended_by_itself = self._process.poll() is not None
             self.kill()
-            log_end = "\n".join(self._log.read_text(errors="replace").splitlines()[-10:])
-            # Between the choice and the start another program may take a port.
-            if "is not available" not in log_end or not attempts_left:
-                raise StorageError(f"the local S3 server did not start; {self._log} ends:\n{log_end}")
+            # It does so when another program took a port since it was chosen; other ports may then be the cure.
+            if not ended_by_itself or not attempts_left:
+                raise StorageError(f"the local S3 server did not start; {self._log} ends:\n{self._last_errors()}")
 
     def _run(self, program: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
         arguments = weed.arguments(self._data, self.folder / _KEYS, ports)
@@ -129,6 +130,12 @@ class LocalS3:
                 # weed reads settings from HOME and would take the user's AWS keys for its own: neither is wanted.
                 env={"PATH": os.defpath, "HOME": str(self.folder), "TMPDIR": str(self._temporary)},
             )
+
+    def _last_errors(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()
+        # A crash prints hundreds of lines on its threads after the one that tells why.
+        errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
+        return "\n".join((errors or lines)[-10:])
 
     def _answers_in_time(self, process: subprocess.Popen[bytes]) -> bool:
         deadline_s = time.monotonic() + START_TIMEOUT_S

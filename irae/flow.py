@@ -10,6 +10,7 @@ Sources: Glow, Kingma & Dhariwal 2018 (sections 3.1 to 3.3); Liu et al. 2020, ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -133,6 +134,17 @@ class LUConv1x1(Conv1x1):
         self.diagonal_sign.copy_(diagonal.sign())
 
 
+class CouplingWeights(NamedTuple):
+    """Weight and bias of the three convolutions of a coupling's net."""
+
+    weight_in: Tensor
+    bias_in: Tensor
+    weight_mid: Tensor
+    bias_mid: Tensor
+    weight_out: Tensor
+    bias_out: Tensor
+
+
 class AffineCoupling(Bijection):
     """z_a = s * x_a + t, z_b = x_b, with (t, s) = net(x_b) (Glow, section 3.3; the net as in the paper).
 
@@ -157,19 +169,20 @@ class AffineCoupling(Bijection):
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
 
-    def shift_and_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        """t and s, each (B, c/2, H, W), float32 at least, whatever precision the convolutions ran in."""
-        h = F.relu(F.conv2d(x_b, *scaled(self.conv_in.weight, self.norm_in), padding=1))
-        h = F.relu(F.conv2d(h, *scaled(self.conv_mid.weight, self.norm_mid)))
+    def folded(self) -> CouplingWeights:
+        """The net's three convolutions with their ActNorms and the final factor folded in."""
         factor = self.log_scale.exp()
         assert self.conv_out.bias is not None
-        h = F.conv2d(h, self.conv_out.weight * factor[:, None, None, None], self.conv_out.bias * factor, padding=1)
-        h = h.to(x_b.dtype)
-        return h[:, 0::2], self.scale(h[:, 1::2])
+        return CouplingWeights(
+            *scaled(self.conv_in.weight, self.norm_in),
+            *scaled(self.conv_mid.weight, self.norm_mid),
+            self.conv_out.weight * factor[:, None, None, None],
+            self.conv_out.bias * factor,
+        )
 
-    def scale(self, raw: Tensor) -> Tensor:
-        """s from the net's odd channels."""
-        return self.scale_min + (1 - self.scale_min) * torch.sigmoid(raw + COUPLING_SCALE_OFFSET)
+    def shift_and_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """t and s, each (B, c/2, H, W), float32 at least, whatever precision the convolutions ran in."""
+        return coupling_net(x_b, self.folded(), self.scale_min)
 
     def forward(self, x: Tensor) -> Tensor:
         x_a, x_b = x.chunk(2, dim=1)
@@ -257,7 +270,8 @@ class GenerativeStep(FlowStep):
         weight = torch.linalg.inv(step.conv.weight().double())
         half = weight.shape[0] // 2
         untrained = torch.zeros((), dtype=torch.float64)
-        weight[:, :half] /= step.coupling.scale(untrained) * self.coupling.scale(untrained)
+        weight[:, :half] /= coupling_scale(untrained, step.coupling.scale_min)
+        weight[:, :half] /= coupling_scale(untrained, self.coupling.scale_min)
         self.conv.set_weight(weight)
 
     @torch.no_grad()
@@ -267,6 +281,19 @@ class GenerativeStep(FlowStep):
         self.norm.bias.copy_((self.norm.bias - step.norm.bias) * (-step.norm.log_scale).exp())
         self.norm.log_scale.sub_(step.norm.log_scale)
         return self(x)
+
+
+def coupling_net(x_b: Tensor, weights: CouplingWeights, scale_min: float) -> tuple[Tensor, Tensor]:
+    """Shift and scale of a coupling from its second half, (B, c/2, H, W) each, in the precision of x_b."""
+    h = F.relu(F.conv2d(x_b, weights.weight_in, weights.bias_in, padding=1))
+    h = F.relu(F.conv2d(h, weights.weight_mid, weights.bias_mid))
+    h = F.conv2d(h, weights.weight_out, weights.bias_out, padding=1).to(x_b.dtype)
+    return h[:, 0::2], coupling_scale(h[:, 1::2], scale_min)
+
+
+def coupling_scale(raw: Tensor, scale_min: float) -> Tensor:
+    """s = scale_min + (1 - scale_min) * sigmoid(raw + 2)."""
+    return scale_min + (1 - scale_min) * torch.sigmoid(raw + COUPLING_SCALE_OFFSET)
 
 
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -286,8 +313,13 @@ def exact_inverse(matrix: Tensor) -> Tensor:
 
 def inverse_affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The x with weight x + bias = y."""
+    return conv1x1(y, *inverted(weight, bias))
+
+
+def inverted(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix and bias of the map that undoes x -> weight x + bias."""
     inverse = exact_inverse(weight)
-    return conv1x1(y, inverse, -(inverse @ bias))
+    return inverse, -(inverse @ bias)
 
 
 def scaled(weight: Tensor, norm: ActNorm) -> tuple[Tensor, Tensor]:

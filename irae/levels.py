@@ -6,12 +6,14 @@ Codes: a tuple of L + 1 tensors, z_1 ... z_L and what is left after the last lev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from irae.flow import FlowStep, GenerativeStep, StepShape, squeeze, unsqueeze
+from irae.reversible import run_reversible
 
 Codes = tuple[Tensor, ...]
 
@@ -21,10 +23,30 @@ def level_channels(channels: int, levels: int) -> list[int]:
     return [4 * channels * 2**level for level in range(levels)]
 
 
+def run_steps(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
+    """The steps one after the other."""
+    if reversible and torch.is_grad_enabled():
+        return run_reversible(x, steps)
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def run_steps_back(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
+    """Their inverses, the last step first."""
+    if reversible and torch.is_grad_enabled():
+        return run_reversible(x, steps, backwards=True)
+    for step in reversed(steps):
+        x = step.inverse(x)
+    return x
+
+
 class Flow(nn.Module):
     """Image to codes: in each level squeeze, K steps, split. (The paper's encoder, and its decoder's inverse.)"""
 
     levels: Any  # nn.ModuleList of nn.ModuleList of FlowStep; torch's own types forget what a list holds
+    reversible = False
+    """Compute activations back from outputs in the backward pass instead of keeping them."""
 
     def __init__(self, channels: int, K: int, L: int, shape: StepShape) -> None:
         super().__init__()
@@ -35,10 +57,7 @@ class Flow(nn.Module):
     def forward(self, x: Tensor) -> Codes:
         codes = []
         for level in self.levels:
-            x = squeeze(x)
-            for step in level:
-                x = step(x)
-            x, code = x.chunk(2, dim=1)
+            x, code = run_steps(squeeze(x), level, self.reversible).chunk(2, dim=1)
             codes.append(code)
         return (*codes, x)
 
@@ -46,9 +65,7 @@ class Flow(nn.Module):
         *levels, x = codes
         for level, code in zip(reversed(self.levels), reversed(levels), strict=True):
             x = torch.cat([x, code], dim=1)
-            for step in reversed(level):
-                x = step.inverse(x)
-            x = unsqueeze(x)
+            x = unsqueeze(run_steps_back(x, level, self.reversible))
         return x
 
     def log_det(self, x: Tensor) -> Tensor:
@@ -79,6 +96,7 @@ class GenerativeFlow(nn.Module):
     """Codes to image: in each level join, K steps, unsqueeze. Levels are stored from the codes' end to the image."""
 
     levels: Any  # the same with GenerativeStep
+    reversible = False
 
     def __init__(self, channels: int, K: int, L: int, shape: StepShape) -> None:
         super().__init__()
@@ -90,18 +108,13 @@ class GenerativeFlow(nn.Module):
         *levels, x = codes
         for level, code in zip(self.levels, reversed(levels), strict=True):
             x = torch.cat([x, code], dim=1)
-            for step in level:
-                x = step(x)
-            x = unsqueeze(x)
+            x = unsqueeze(run_steps(x, level, self.reversible))
         return x
 
     def inverse(self, x: Tensor) -> Codes:
         codes = []
         for level in reversed(self.levels):
-            x = squeeze(x)
-            for step in reversed(level):
-                x = step.inverse(x)
-            x, code = x.chunk(2, dim=1)
+            x, code = run_steps_back(squeeze(x), level, self.reversible).chunk(2, dim=1)
             codes.append(code)
         return (*codes, x)
 

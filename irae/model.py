@@ -64,6 +64,10 @@ class IRAE(nn.Module):
         height, width = noisy.shape[-2:]
         return self(pad_to_multiple(noisy, self.config.side_multiple))[..., :height, :width].clamp(0, 1)
 
+    def use_reversible(self, on: bool) -> None:
+        """Train with memory that does not grow with K (see reversible.py), or in the ordinary way."""
+        self.encoder.reversible = self.decoder.reversible = on
+
     @torch.no_grad()
     def initialise(self, noisy: Tensor) -> None:
         """Set every ActNorm, the decoder's too, from the global first batch. Once, on a new model, before any wrapping.

@@ -129,6 +129,9 @@ class TrainConfig:
     """Decides weights, order and noise."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the couplings' nets; everything else is float32. auto: bfloat16 where the processor has it."""
+    reversible: bool = False
+    """Compute activations back from outputs instead of keeping them: memory does not grow with K, a step takes longer.
+    Needs couplings with a smallest factor (--scale-min) well above 0."""
     max_images: int | None = None
     """Stop after this many images."""
     max_minutes: float | None = None
@@ -160,6 +163,11 @@ class TrainConfig:
         workers = max(1, self.nodes * (self.workers_per_node or 1))
         if workers > self.global_batch:
             problems.append(f"--global-batch {self.global_batch} is too small for {workers} workers; raise it.")
+        if self.reversible and self.model.scale_min < 0.1:
+            problems.append(
+                f"--reversible needs --scale-min of at least 0.1 (it is {self.model.scale_min:g}): otherwise "
+                "activations cannot be computed back in float32."
+            )
         if not self.ray and (self.nodes > 1 or (self.workers_per_node or 1) > 1):
             problems.append(
                 "--no-ray runs one worker on one node; leave it out, or leave out --nodes and --workers-per-node."

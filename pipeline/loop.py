@@ -64,6 +64,7 @@ class Trainer:
         self.clock = Clock(config)
         torch.manual_seed(config.seed)
         self.model = on_device(IRAE(config.model), team.device)
+        self.model.use_reversible(config.reversible)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
         self.names = [name for name, _ in self.model.named_parameters()]
         self._start_or_resume()

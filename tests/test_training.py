@@ -120,6 +120,14 @@ def test_gradient_accumulation_changes_nothing_but_rounding(data: str, tmp_path:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_reversible_training_is_the_same_training(data: str, tmp_path: Path) -> None:
+    whole = train_alone(config_for(data, tmp_path / "a", max_images=5 * BATCH))
+    reversible = train_alone(config_for(data, tmp_path / "b", max_images=5 * BATCH, reversible=True))
+    assert reversible.model.encoder.reversible
+    for a, b in zip(whole.model.parameters(), reversible.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+
+
 def test_half_written_checkpoint_is_not_one(data: str, tmp_path: Path) -> None:
     trainer = train_alone(config_for(data, tmp_path / "run", max_images=10 * BATCH))
     newest = trainer.run.checkpoints()[-1]

@@ -1,0 +1,1 @@
+"""Measurements. Each file prints one JSON object last; ratios are of one run, alternating."""
