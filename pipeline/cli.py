@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -31,6 +32,8 @@ def parse(config_class: type[T], arguments: Sequence[str], default: T | None = N
 
 def guarded(action: Callable[[], None]) -> int:
     """Exit code of the action: 0, 2 for an error that a user can mend, 130 when interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # in a log file, lines stay in order with those of stderr
     try:
         action()
     except ValueError as error:

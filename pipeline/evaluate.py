@@ -163,7 +163,8 @@ def print_table(metrics: dict[str, Any]) -> None:
     from rich.table import Table
 
     bits = f"{metrics['bits']} bits"
-    table = Table(title=f"{metrics['images']:,} images, {metrics['split']} split, sigma {metrics['sigma_255']}, {bits}")
+    title = f"{metrics['images']:,} images, {metrics['split']} split, sigma {metrics['sigma_255']}, {bits}"
+    table = Table(title=title, min_width=len(title))
     for column in ("", "PSNR (dB)", "SSIM"):
         table.add_column(column, justify="left" if not column else "right")
     for name in ("noisy", "restored"):
