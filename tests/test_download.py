@@ -25,10 +25,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-import sharding.fetch
+import sharding.download.over_http
 from sharding.download import download
+from sharding.download.archives import ARCHIVES, Archive
 from sharding.sources import open_source
-from sharding.sources.archives import ARCHIVES, Archive
 
 HTML = b"<!DOCTYPE html><html><body>Too many users have viewed this file recently.</body></html>"
 
@@ -91,7 +91,7 @@ class Site:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(sharding.fetch, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(sharding.download.over_http, "FIRST_WAIT_S", 0.001)
     site = Site()
     yield site
     site.stop()
@@ -217,7 +217,7 @@ def test_attempts_are_bounded(site: Site, blob: dict, tmp_path: Path) -> None:
     site.faults = [1] * 100
     message = problem(blob, tmp_path)
     assert "ended after 4 of 50,000 bytes" in message and "http://example.org/page" in message
-    assert len(site.requests) == sharding.fetch.ATTEMPTS
+    assert len(site.requests) == sharding.download.over_http.ATTEMPTS
     # Attempts that bring something do not count.
     big = {"big": (entry(site, "big.bin", bytes(10 * 2**20)),)}
     site.faults = [2**20 + 1] * 9
@@ -314,7 +314,7 @@ COMMAND = """
 import sys
 from pathlib import Path
 from sharding.download import download
-from sharding.sources.archives import Archive
+from sharding.download.archives import Archive
 name, url, size, md5, folder = sys.argv[1:]
 download("blob", Path(folder), table={"blob": (Archive(name, url, int(size), md5, "page"),)})
 """

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from sharding.sources.archives import Archive
+from sharding.download.archives import Archive
 
 MARKER = ".unpacked"
 """In the unpacked folder: the MD5 of its archive. Written before the folder gets its name."""

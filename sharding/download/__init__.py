@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from sharding.fetch import FetchFailed, fetch, md5_of, part_path
-from sharding.sources.archives import ARCHIVES, Archive
-from sharding.unpack import is_unpacked, unpack
+from sharding.download.archives import ARCHIVES, Archive
+from sharding.download.over_http import FetchFailed, fetch, md5_of, part_path
+from sharding.download.unpack import is_unpacked, unpack
 
 Progress = Callable[[int, "int | None"], None]
 UNPACKED_SHARE = 1.4

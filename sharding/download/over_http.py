@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sharding.sources.archives import Archive
+from sharding.download.archives import Archive
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
