@@ -6,25 +6,25 @@ is one memcpy, and the fetching waits for the network and lets go of Python's lo
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import importlib
 import queue
 import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from sharding.cache import Cache, map_file
 from sharding.fetch import Shards
 from sharding.fields import FieldReader, open_field
 from sharding.loader import Loader, ReaderState
 from sharding.manifest import Dataset
 from sharding.order import SampleOrder
+from sharding.shard_files import ShardFiles
 
 FETCH_THREADS = 8
 LOOK_AHEAD_BATCHES = 256
@@ -73,12 +73,11 @@ class ShardReader:
         self.split = dataset.split(split)
         self.pin = _sees_gpu() if pin is None else pin
         self._fields: dict[str, FieldReader] = {name: open_field(dataset, self.split, name) for name in fields}
-        is_local = dataset.store.local_path(dataset.shards[0]["name"]) is not None
-        self.cache = None if is_local else Cache(cache, cache_bytes)
-        if self.cache:  # room for what is being fetched must not push out what is being read
-            largest = max(dataset.shards[s]["bytes"] for s in np.unique(self.split.shard))
-            fetch_threads = max(1, min(fetch_threads, self.cache.limit_bytes // (4 * largest)))
-        self._shards = Shards(self._load, fetch_threads)
+        self._files = ShardFiles(dataset, self.split, cache, cache_bytes)
+        sizes = [dataset.shards[s]["bytes"] for s in np.unique(self.split.shard)]
+        if self._files.limit_bytes:  # what is being fetched must not push out what is being read
+            fetch_threads = max(1, min(fetch_threads, self._files.limit_bytes // (4 * max(sizes))))
+        self._shards = Shards(self._files.open, fetch_threads)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -131,6 +130,8 @@ class ShardReader:
                 yield item
         finally:
             stop.set()
+            with contextlib.suppress(queue.Empty):
+                results.get_nowait()  # a thread that waits to put goes on at once
             thread.join(timeout=1)  # one that waits for a store that hangs ends by itself when the store's time is up
 
     def order(
@@ -169,7 +170,7 @@ class ShardReader:
 
     def _check_room(self, order: SampleOrder, world_size: int) -> None:
         """ValueError when shards would be fetched again and again, because too few of them fit the cache."""
-        if self.cache is None:
+        if self._files.limit_bytes is None:
             return
         sizes = [self.dataset.shards[s]["bytes"] for s in np.unique(self.split.shard)]
         needed = sum(sizes)
@@ -177,10 +178,10 @@ class ShardReader:
             mine = max(1, order.partitions // world_size)
             all_of_one = -(-len(sizes) // order.partitions) + 1
             needed = min(needed, mine * max(sizes) * min(2 * (order.window_shards or len(sizes)), all_of_one))
-        if needed > self.cache.limit_bytes:
+        if needed > self._files.limit_bytes:
             raise ValueError(
-                f"reading the split {self.split.name!r} in this order needs {needed:,} bytes of cache, but "
-                f"{self.cache.folder} may hold {self.cache.limit_bytes:,}; raise IRAE_CACHE_BYTES, free some of the "
+                f"reading the split {self.split.name!r} in this order needs {needed:,} bytes of cache, but it may "
+                f"hold {self._files.limit_bytes:,}; raise IRAE_CACHE_BYTES, free some of the "
                 "disk, or read in windows of few shards (window_shards)."
             )
 
@@ -213,67 +214,14 @@ class ShardReader:
     def _may_look_on(self, pending: int, wanted: Counter[int]) -> bool:
         if pending >= LOOK_AHEAD_BATCHES or not self._shards.idle:
             return False
-        return self.cache is None or 2 * sum(self.dataset.shards[s]["bytes"] for s in wanted) <= self.cache.limit_bytes
+        limit_bytes = self._files.limit_bytes
+        return limit_bytes is None or 2 * sum(self.dataset.shards[s]["bytes"] for s in wanted) <= limit_bytes
 
     def _unmap_removed(self, wanted: Counter[int]) -> None:
         """Let go of shards that the cache has removed, or their room on the disk would never be free."""
-        if self.cache is None:
-            return
         for shard in self._shards.loaded():
-            if shard not in wanted and not self.cache.holds(self._cache_name(shard)):
+            if shard not in wanted and not self._files.holds(shard):
                 self._shards.forget(shard)
-
-    def _cache_name(self, shard: int) -> str:
-        return f"{self.dataset.shards[shard]['sha256']}.tar"
-
-    def _load(self, shard: int) -> np.ndarray:
-        """The shard's bytes, verified and memory-mapped."""
-        info = self.dataset.shards[shard]
-        if self.cache:
-            return self.cache.map(self._cache_name(shard), info["bytes"], partial(self._fetch, shard))
-        local = self.dataset.store.local_path(info["name"])
-        assert local is not None
-        if not local.exists():
-            raise self._missing(info)
-        if local.stat().st_size != info["bytes"] or file_sha256(local) != info["sha256"]:
-            raise self._damaged(shard)
-        return map_file(local)
-
-    def _fetch(self, shard: int, path: Path) -> None:
-        """Download and verify; a shard that arrives damaged is fetched once more."""
-        info = self.dataset.shards[shard]
-        for _ in range(2):
-            try:
-                self.dataset.store.get_file(info["name"], path)
-            except FileNotFoundError:
-                raise self._missing(info) from None
-            if file_sha256(path) == info["sha256"]:
-                return
-        raise self._damaged(shard)
-
-    def _missing(self, info: dict[str, Any]) -> ValueError:
-        return ValueError(
-            f"the shard {self.dataset.store.url}/{info['name']} is missing; run the command that made the data set "
-            "again: it makes missing shards anew."
-        )
-
-    def _damaged(self, shard: int) -> ValueError:
-        info = self.dataset.shards[shard]
-        keys = [self.split.keys[i] for i in np.flatnonzero(self.split.shard == shard)]
-        return ValueError(
-            f"the shard {self.dataset.store.url}/{info['name']} is damaged (its SHA-256 is not the one in "
-            f"dataset.json), and so may be its {len(keys)} samples {', '.join(keys[:3])}{', ...' * (len(keys) > 3)}; "
-            "run the command that made the data set again: it makes damaged shards anew."
-        )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _sees_gpu() -> bool:
@@ -286,6 +234,5 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _empty_pinned(shape: tuple[int, ...]) -> np.ndarray:
-    import torch
-
+    torch = importlib.import_module("torch")
     return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
