@@ -126,11 +126,9 @@ class Cache:
             shutil.rmtree(part, ignore_errors=True)
 
     def _fetched_bytes(self, name: str) -> int:
-        total = 0
-        for file in self.folder.glob(f"{name}.*.part/*"):
-            with contextlib.suppress(FileNotFoundError):
-                total += file.stat().st_size
-        return total
+        with contextlib.suppress(FileNotFoundError):  # the other process is done
+            return sum(file.stat().st_size for file in self.folder.glob(f"{name}.*.part/*"))
+        return 0
 
     @contextlib.contextmanager
     def _folder_lock(self) -> Iterator[None]:
