@@ -12,7 +12,7 @@ STALL_S = 20.0
 PROGRESS_BYTES = 256 << 10
 ATTEMPT_S = 5.0
 """A connection that brings less than PROGRESS_BYTES in this time is replaced by a new one."""
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 256 << 10
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 3.0
 _TEMPORARY_CODES = ("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "RequestLimitExceeded")
 _EXPIRED_CODES = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
