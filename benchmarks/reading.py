@@ -132,12 +132,13 @@ def webdataset_epoch(urls: list[str]) -> float:
 def read_s3_with_webdataset() -> None:
     """webdataset has no handler of its own for s3://."""
 
-    def open_s3(url: str, mode: str = "rb", bufsize: int = 8192, **_: Any) -> io.BytesIO:
+    def open_s3(url: str, mode: str = "rb", bufsize: int = 8192, **options: Any) -> io.BytesIO:
         folder, _, name = url.rpartition("/")
         assert urlsplit(folder).scheme == "s3"
         return io.BytesIO(open_storage(folder).get(name))
 
-    importlib.import_module("webdataset.gopen").gopen_schemes["s3"] = open_s3
+    gopen: Any = importlib.import_module("webdataset.gopen")  # `webdataset.gopen` itself is a function of that name
+    gopen.gopen_schemes["s3"] = open_s3
 
 
 def litdata_rates(folder: Path) -> list[float] | str:
@@ -202,12 +203,12 @@ def measure(folder: Path, url: str) -> dict[str, Any]:
         "ratio_webdataset": round(ours_2 / webdataset_2, 2),
         "ratio_webdataset_epoch1": round(ours_1 / webdataset_1, 2),
     }
-    litdata = litdata_rates(folder)
-    if isinstance(litdata, str):
-        result["litdata"] = litdata
+    from_litdata = litdata_rates(folder)
+    if isinstance(from_litdata, str):
+        result["litdata"] = from_litdata
     else:
-        rates["epoch2"]["litdata"] = round(statistics.median(litdata))
-        result["ratio_litdata"] = round(ours_2 / statistics.median(litdata), 2)
+        rates["epoch2"]["litdata"] = round(statistics.median(from_litdata))
+        result["ratio_litdata"] = round(ours_2 / statistics.median(from_litdata), 2)
     result["wait_share"] = round(wait_share(url, folder), 5)
     result["protocol"] = f"{PAIRS} pairs of {SIZE}x{SIZE}, clean and noisy, batches of {BATCH}, median of {ROUNDS}"
     return result

@@ -133,8 +133,7 @@ def _windowed_epoch(order: SampleOrder, epoch: int, random: np.random.Generator)
     slot = (epoch * count + np.arange(count)) % order.global_batch
     partition_of_place = slot * order.partitions // order.global_batch
     partition = np.sort(partition_of_place)
-    first_turn = turn[np.searchsorted(partition, partition)]
-    window = (turn - first_turn) // (order.window_shards or len(sizes))
+    window = turn // (order.window_shards or len(sizes))
 
     shuffled = samples[np.lexsort((random.permutation(count), window, partition))]
     result = np.empty_like(shuffled)

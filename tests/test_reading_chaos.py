@@ -130,6 +130,49 @@ def test_a_body_goes_on_where_it_broke(
     assert len(starts) == 4 and starts == sorted(starts) and starts[-1] > 0
 
 
+def in_the_first_pause(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Do something between the first attempt of a download and the second."""
+    wait, actions = s3_download.Download._wait, [action]
+
+    def act_and_wait(self: s3_download.Download, *arguments: Any) -> None:
+        if actions:
+            actions.pop()()
+        wait(self, *arguments)
+
+    monkeypatch.setattr(s3_download.Download, "_wait", act_and_wait)
+
+
+def test_two_versions_of_a_file_are_not_mixed(
+    s3_url: str, s3_server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_storage(s3_url)
+    store.put("file", b"a" * 300_000)
+    in_the_first_pause(monkeypatch, lambda: store.put("file", b"b" * 300_000))
+    with FaultProxy(s3_server.endpoint, kinds=["reset"], share=1.0, most=1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with pytest.raises(StorageError, match="PreconditionFailed"):
+            store.get_file("file", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_renewed_credentials_are_found(
+    s3_url: str, s3_server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever logs in again while a run meets an expired token need not start it again."""
+    open_storage(s3_url).put("file", b"content")
+    keys = s3_server.env()
+    profile = "[default]\naws_access_key_id = {AWS_ACCESS_KEY_ID}\naws_secret_access_key = {AWS_SECRET_ACCESS_KEY}\n"
+    file = tmp_path / "credentials"
+    file.write_text(profile.format(AWS_ACCESS_KEY_ID="old", AWS_SECRET_ACCESS_KEY="old"))
+    in_the_first_pause(monkeypatch, lambda: file.write_text(profile.format(**keys)))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    with FaultProxy(s3_server.endpoint, kinds=["expired"], share=1.0, most=1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        assert open_storage(s3_url).get("file") == b"content"
+
+
 def read_under_faults(data: Dataset, s3_server: LocalS3, folder: Path, faults: int, set_env: Any) -> int:
     """Read epochs until so many faults were injected; returns how many batches were compared."""
     limit = 12 * max(shard["bytes"] for shard in data.shards)
