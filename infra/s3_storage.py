@@ -7,6 +7,7 @@ import builtins
 import contextlib
 import functools
 import hashlib
+import io
 import os
 import re
 import threading
@@ -14,10 +15,11 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from infra.file_storage import file_errors, new_file
+from infra.s3_download import ATTEMPT_S, Download, Stalled
 from infra.s3_errors import user_error
 from infra.storage import Entry, Storage, StorageError, check_name, folder_of
 
@@ -26,6 +28,8 @@ READ_TIMEOUT_S = 30
 _ATTEMPTS = 5
 # check() must answer within 10 s, the search for credentials included: 2 attempts of 2 s or 3 s and a short pause.
 _CHECK = {"connect_timeout": 2, "read_timeout": 3, "retries": {"mode": "standard", "total_max_attempts": 2}}
+# A download makes its own attempts: it goes on at the byte where the last one ended.
+_DOWNLOAD = {"read_timeout": ATTEMPT_S, "retries": {"mode": "standard", "total_max_attempts": 1}}
 # Up to here a file is one request with a Content-MD5, above it goes up in parts.
 _MULTIPART_BYTES = 32 << 20
 _PART_BYTES = 16 << 20
@@ -67,9 +71,9 @@ class S3Storage(Storage):
             if size == 0:  # a range header cannot say this
                 _client().head_object(**self._object(name))
                 return b""
-            end = "" if size is None else start + size - 1
-            options = {} if start == 0 and size is None else {"Range": f"bytes={start}-{end}"}
-            return _read(**self._object(name), **options)
+            content = io.BytesIO()
+            self._download(name, content, start, None if size is None else start + size)
+            return content.getvalue()
 
     def put(self, name: str, data: bytes) -> None:
         with self._errors(name):
@@ -101,7 +105,7 @@ class S3Storage(Storage):
 
     def get_file(self, name: str, path: Path) -> None:
         with file_errors(path), new_file(path) as target, self._errors(name):
-            _client().download_fileobj(*self._object(name).values(), target, Config=_transfer())
+            self._download(name, target)
 
     def size(self, name: str) -> int | None:
         try:
@@ -137,6 +141,11 @@ class S3Storage(Storage):
         with self._errors():
             _client(quick=True).list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
+    def _download(self, name: str, target: BinaryIO, start: int = 0, end: int | None = None) -> None:
+        place = self._object(name)
+        get_object = lambda **options: _client(download=True).get_object(**place, **options)  # noqa: E731
+        Download(get_object, _make_client.cache_clear, target, start, end).run()
+
     def _pages(self, **options: str) -> Any:
         return _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **options)
 
@@ -159,6 +168,11 @@ class S3Storage(Storage):
             yield
         except (StorageError, FileNotFoundError):
             raise
+        except Stalled as error:
+            place = f"{self.url}/{name}"
+            reason = error.cause and user_error(error.cause, place, self._bucket, endpoint)
+            sentence = reason or f"{place}: the S3 server {endpoint} does not send the file: look at it and the network"
+            raise StorageError(f"{sentence} ({error})") from error.cause
         except Exception as error:
             translated = user_error(error, f"{self.url}/{name}".rstrip("/"), self._bucket, endpoint)
             if translated is None:
@@ -176,16 +190,16 @@ def arrow_options() -> dict[str, Any]:
     return options
 
 
-def _client(quick: bool = False) -> Any:
+def _client(quick: bool = False, download: bool = False) -> Any:
     """The client of this process for the AWS variables of now; made anew after a fork and when one has changed."""
     # A hash, so that no secret stands in a local variable that a traceback may show.
     aws_variables = hash(frozenset(item for item in os.environ.items() if item[0].startswith("AWS_")))
     with _making:  # sixteen threads that each make one take seconds
-        return _make_client(os.getpid(), aws_variables, quick)
+        return _make_client(os.getpid(), aws_variables, quick, download)
 
 
 @functools.lru_cache(maxsize=8)
-def _make_client(pid: int, aws_variables: int, quick: bool) -> Any:
+def _make_client(pid: int, aws_variables: int, quick: bool, download: bool) -> Any:
     try:
         import boto3
         from botocore.config import Config
@@ -200,20 +214,13 @@ def _make_client(pid: int, aws_variables: int, quick: bool) -> Any:
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
+    options = defaults | (_CHECK if quick else {}) | (_DOWNLOAD if download else {})
     try:
-        return boto3.session.Session().client("s3", config=Config(**(defaults | _CHECK if quick else defaults)))
+        return boto3.session.Session().client("s3", config=Config(**options))
     except ValueError as error:
         if not str(error).startswith("Invalid endpoint"):
             raise
         raise StorageError(f"{error}: AWS_ENDPOINT_URL must look like http://127.0.0.1:8333") from error
-
-
-def _transfer() -> Any:
-    from boto3.s3.transfer import TransferConfig
-
-    return TransferConfig(
-        multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
-    )
 
 
 def _upload_parts(path: Path, size_bytes: int, place: dict[str, str]) -> None:
@@ -237,23 +244,6 @@ def _upload_parts(path: Path, size_bytes: int, place: dict[str, str]) -> None:
         with contextlib.suppress(Exception):  # what went wrong first is what matters
             client.abort_multipart_upload(**upload)
         raise
-
-
-def _read(**request: str) -> bytes:
-    """The body of an object or of a range; a connection lost in the middle is tried again, b"" is past the end."""
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
-
-    for attempts_left in reversed(range(_ATTEMPTS)):
-        try:
-            return bytes(_client().get_object(**request)["Body"].read())
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "InvalidRange":
-                raise
-            return b""
-        except (HTTPClientError, IncompleteReadError):  # boto3 itself tries requests again, but not bodies
-            if not attempts_left:
-                raise
-    raise AssertionError("unreachable")
 
 
 def _md5(data: bytes) -> str:

@@ -43,13 +43,17 @@ class Team:
             dist.all_reduce(tensor)
         return tensor
 
+    def named(self, error: ValueError) -> ValueError:
+        """The error with the worker that met it."""
+        return ValueError(f"rank {self.rank} of {self.world_size}: {error}") if self.world_size > 1 else error
+
     def agree(self, error: ValueError | None) -> None:
         """Raise on every worker when any worker has an error: one that left alone would leave the others waiting."""
         failed = self.sum_(torch.tensor(float(error is not None), device=self.device)).item()
         if error:
-            raise error
+            raise self.named(error)
         if failed:
-            raise OtherWorkerFailed("another worker could not start; its message says why.")
+            raise OtherWorkerFailed("another worker could not go on; its message says why.")
 
     def same_as_first_(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first worker's values into every worker's tensors."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +22,7 @@ from pipeline.pairs import make_pairs
 from pipeline.run import BEST, Run
 from pipeline.step import StepResult, autocast, resolve_precision, train_step
 from pipeline.validate import validate
-from sharding import Batch, Dataset, SampleOrder, ShardReader
-from sharding.order import Slots, rank_slice
+from sharding import Batch, Dataset, Loader, ReaderState, ShardReader
 
 Report = Callable[[dict[str, Any]], None]
 OPTIMIZER = "optimizer.safetensors"
@@ -55,7 +54,6 @@ class Trainer:
         self.run = Run(open_storage(config.out))
         self.reader = ShardReader(self.dataset, "train", cache_folder())
         self.val_reader = ShardReader(self.dataset, "val", cache_folder())
-        self.order = SampleOrder(len(self.reader), config.seed, config.global_batch)
         self.precision = resolve_precision(config.precision, team.device)
         self.schedule = PaperSchedule(
             config.lr, config.lr_first_drop_epoch, config.lr_patience_epochs, lr_min=config.lr_min
@@ -67,59 +65,58 @@ class Trainer:
         self.model.use_reversible(config.reversible)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
         self.names = [name for name, _ in self.model.named_parameters()]
-        self._start_or_resume()
+        self.loader = self._start_or_resume()
         self.gradients = FlatGradients(self.model)
         self.board = Board(self.run.store, self.images_seen) if team.is_first else None
 
-    def _start_or_resume(self) -> None:
-        """State of the newest checkpoint, or weights initialised from the global first batch."""
+    def _start_or_resume(self) -> Loader:
+        """State of the newest checkpoint, or weights initialised from the global first batch; where to read on."""
         checkpoint = self.run.newest_checkpoint()
         if checkpoint is None:
-            slots = self.order.slots(0)
-            self.model.initialise(self.pairs(slots, self.reader.read(slots.sample))[1])
-            return
+            loader = self._make_loader(None)
+            first = loader.order.slots(0)
+            batch = replace(self.reader.read(first.sample), epoch=first.epoch)
+            self.model.initialise(self.pairs(batch)[1])
+            return loader
         state = checkpoint.state
-        if state["dataset_sha256"] != self.dataset.sha256:
+        try:
+            loader = self._make_loader(ReaderState.from_json(state))
+        except ValueError as error:
             raise ValueError(
-                f"the run {self.run.store.url} was trained on another data set than {self.dataset.store.url} (their "
-                "manifests differ); give it another --name, or --data with the data set it began with."
-            )
+                f"the run {self.run.store.url} cannot go on with {self.dataset.store.url}: {error}"
+            ) from None
         load_weights(self.model, checkpoint.files)
         load_optimizer(self.optimizer, self.names, checkpoint.files[OPTIMIZER])
         self.schedule.load_state(state["schedule"])
         self.images_seen, self.clock.train_s = state["images_seen"], state["train_s"]
         self.rows = self.run.read_metrics(self.images_seen)
+        return loader
+
+    def _make_loader(self, state: ReaderState | None) -> Loader:
+        return self.reader.loader(
+            global_batch=self.config.global_batch,
+            rank=self.team.rank,
+            world_size=self.team.world_size,
+            seed=self.config.seed,
+            state=state,
+        )
 
     def synchronise(self) -> None:
         """Give every worker the first one's weights."""
         self.team.same_as_first_([*self.model.parameters(), *self.model.buffers()])
 
-    def pairs(self, slots: Slots, batch: Batch) -> tuple[Tensor, Tensor]:
+    def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(clean, noisy) of a batch, on the device."""
+        assert batch.epoch is not None
         return make_pairs(
             batch.clean,
             batch.keys,
-            slots.epoch,
+            batch.epoch,
             bits=self.dataset.bits,
             sigma_255=self.config.sigma_255,
             seed=self.config.seed,
             device=self.team.device,
         )
-
-    def feed(self) -> Generator[tuple[Slots, Batch], None, None]:
-        """This worker's share of each global batch from here on, without end."""
-        asked: deque[Slots] = deque()
-
-        def index_lists() -> Iterator[Any]:
-            seen = self.images_seen
-            while True:
-                share = rank_slice(self.config.global_batch, self.team.rank, self.team.world_size)
-                asked.append(self.order.slots(seen).part(share))
-                seen += self.config.global_batch
-                yield asked[-1].sample
-
-        for batch in self.reader.batches(index_lists()):
-            yield asked.popleft(), batch
 
     @property
     def finished(self) -> bool:
@@ -132,14 +129,13 @@ class Trainer:
 
     def train(self) -> None:
         """Step after step, to the end of the schedule or the budget."""
-        feed = self.feed()
         self.clock.start()
         stop = self.finished
         while not stop:
-            result = self._step(*self._next_pairs(feed))
+            result = self._step(*self._next_pairs())
             self.images_seen += self.config.global_batch
             self.clock.count(self.config.global_batch, result.loss)
-            epoch_ended = self.images_seen // self.order.images_per_epoch > self.schedule.epoch
+            epoch_ended = self.images_seen // self.loader.order.images_per_epoch > self.schedule.epoch
             best = self._end_epoch() if epoch_ended else None
             if result.signals["log"] and not epoch_ended:
                 self._log({})
@@ -147,17 +143,16 @@ class Trainer:
             stop = stop or self.images_seen >= (self.config.max_images or float("inf"))
             if epoch_ended or stop or result.signals["checkpoint"]:
                 self._save(best)
-        feed.close()
+        self.loader.close()
 
-    def _next_pairs(
-        self, feed: Iterator[tuple[Slots, Batch]]
-    ) -> tuple[tuple[Tensor, Tensor] | None, ValueError | None]:
+    def _next_pairs(self) -> tuple[tuple[Tensor, Tensor] | None, ValueError | None]:
         """The next share, or the error that prevents it: the others must hear of it, or they wait for ever."""
-        with self.clock.waiting():
-            try:
-                return self.pairs(*next(feed)), None
-            except ValueError as error:
-                return None, error
+        try:
+            with self.clock.waiting():
+                batch = self.loader.next()
+        except ValueError as error:
+            return None, self.team.named(error)
+        return self.pairs(batch), None
 
     def _step(self, pairs: tuple[Tensor, Tensor] | None, failure: ValueError | None) -> StepResult:
         if failure:
@@ -207,7 +202,7 @@ class Trainer:
         """One row of metrics: to the store with the next checkpoint, to the display now."""
         row = {
             "images_seen": self.images_seen,
-            "epoch": self.images_seen / self.order.images_per_epoch,
+            "epoch": self.images_seen / self.loader.order.images_per_epoch,
             "lr": self.schedule.lr,
             **self.clock.rates(),
             **values,
@@ -227,11 +222,9 @@ class Trainer:
             OPTIMIZER: optimizer_to_bytes(self.optimizer, self.names),
         }
         state = {
-            "images_seen": self.images_seen,
+            **self.loader.state().to_json(),
             "train_s": self.clock.train_s,
             "schedule": self.schedule.state(),
-            "dataset_sha256": self.dataset.sha256,
-            "seed": self.config.seed,
         }
         name = self.run.save_checkpoint(files, state)
         if best_psnr_db is not None:

@@ -1,0 +1,163 @@
+"""An HTTP proxy in front of an S3 server that spoils some of its answers: a fixed share, chosen by a seed.
+
+Requests go through unchanged, so that their signatures stay valid. Every answer ends its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+FAULTS = ("500", "503", "expired", "reset", "trickle")
+"""500 InternalError, 503 SlowDown, 403 ExpiredToken, a reset in the middle of the body, a body that trickles."""
+ANSWERS = {
+    "500": ("500 Internal Server Error", "InternalError"),
+    "503": ("503 Service Unavailable", "SlowDown"),
+    "expired": ("403 Forbidden", "ExpiredToken"),
+}
+BLOCK_BYTES = 1 << 16
+TRICKLE_BYTES, TRICKLE_S = 256, 0.05
+
+
+class FaultProxy:
+    """Use as a context manager; `endpoint` is its URL while it runs.
+
+    share: of the requests chosen by `spoils` (method, path), how many are spoiled.
+    kinds: of FAULTS, or "silent": the connection stays open and nothing comes.
+    most: faults in all; None is without end.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        seed: int = 0,
+        share: float = 0.5,
+        kinds: Sequence[str] = FAULTS,
+        most: int | None = None,
+        trickle_blocks: int | None = 4,
+        spoils: Callable[[str, str], bool] = lambda method, path: method == "GET",
+    ) -> None:
+        address = urlsplit(upstream)
+        self._upstream = (address.hostname, address.port)
+        self._random = random.Random(seed)
+        self.share, self.kinds, self.most, self.spoils = share, kinds, most, spoils
+        self.trickle_blocks = trickle_blocks
+        """Blocks that trickle before the rest comes at once; None: all of them."""
+        self.injected: Counter[str] = Counter()
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> FaultProxy:
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        start = asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result()
+        self.endpoint = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _choose(self, method: str, path: str) -> str | None:
+        if not self.spoils(method, path) or (self.most is not None and self.injected.total() >= self.most):
+            return None
+        if self._random.random() >= self.share:
+            return None
+        kind = self._random.choice(self.kinds)
+        self.injected[kind] += 1
+        return kind
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        try:
+            await self._answer(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # one of the two ends went away
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, path = head.split(b" ", 2)[:2]
+        fault = self._choose(method.decode(), path.decode())
+        if fault == "silent":
+            await asyncio.sleep(3600)
+        if fault in ANSWERS:
+            writer.write(error_answer(*ANSWERS[fault]))
+            await writer.drain()
+            return
+        up_reader, up_writer = await asyncio.open_connection(*self._upstream)
+        sending = asyncio.create_task(self._send(head, reader, up_writer))
+        try:
+            await self._pass_back(up_reader, writer, fault)
+        finally:
+            sending.cancel()
+            up_writer.close()
+
+    async def _send(self, head: bytes, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter) -> None:
+        """The request, with its body for as long as one comes; upstream is to close after its answer."""
+        first, rest = head.split(b"\r\n", 1)
+        kept = [line for line in rest.split(b"\r\n") if line and not line.lower().startswith(b"connection:")]
+        upstream.write(b"\r\n".join([first, *kept, b"Connection: close", b"", b""]))
+        with contextlib.suppress(OSError):
+            while data := await reader.read(BLOCK_BYTES):
+                upstream.write(data)
+                await upstream.drain()
+
+    async def _pass_back(self, source: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: str | None) -> None:
+        head = await source.readuntil(b"\r\n\r\n")
+        while head.startswith(b"HTTP/1.1 100"):
+            writer.write(head)
+            head = await source.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        passed = 0
+        break_at = self._random.randrange(1, BLOCK_BYTES) if fault == "reset" else None
+        blocks = 0
+        while data := await source.read(TRICKLE_BYTES if self._trickles(fault, blocks) else BLOCK_BYTES):
+            if self._trickles(fault, blocks):
+                await asyncio.sleep(TRICKLE_S)
+            blocks += 1
+            if break_at is not None and passed + len(data) >= break_at:
+                writer.write(data[: break_at - passed])
+                await writer.drain()
+                reset(writer)
+                return
+            writer.write(data)
+            await writer.drain()
+            passed += len(data)
+
+    def _trickles(self, fault: str | None, blocks: int) -> bool:
+        return fault == "trickle" and (self.trickle_blocks is None or blocks < self.trickle_blocks)
+
+
+def error_answer(status: str, code: str) -> bytes:
+    """What S3 sends for an error."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\nConnection: close"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection as a crash would: RST, no FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
