@@ -13,6 +13,9 @@ demo: $(INSTALLED) ## shard, train, evaluate and restore on this machine, with a
 test: $(INSTALLED) ## all tests (about 10 minutes on 2 cores)
 	python -m pytest
 
+chaos: $(INSTALLED) ## the campaigns of kills and damage in full length (about 15 minutes)
+	python -m pytest -m chaos --timeout 3600
+
 lint: $(INSTALLED) ## style and types
 	ruff check .
 	ruff format --check .
@@ -34,4 +37,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	python -m pip install --quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
 	@touch $@
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test chaos lint bench clean

@@ -84,7 +84,7 @@ def spread(job: Job, shards: Sequence[ShardPlan], workers: int) -> Iterator[Made
     import ray
 
     shared = ray.put(job)
-    task = ray.remote(max_retries=TASK_RETRIES)(_task)
+    task = ray.remote(max_retries=TASK_RETRIES)(make_shard)
     waiting = iter(shards)
     running: set[Any] = set()
     while True:
@@ -99,7 +99,7 @@ def spread(job: Job, shards: Sequence[ShardPlan], workers: int) -> Iterator[Made
         yield from map(_result, done)
 
 
-def _task(job: Job, shard: ShardPlan) -> Made | ValueError:
+def make_shard(job: Job, shard: ShardPlan) -> Made | ValueError:
     """On a worker. An error that a user can mend is a result, since Ray would wrap it in its own."""
     try:
         expected = job.sha256.get(shard.name)
@@ -118,8 +118,8 @@ def _result(reference: Any) -> Made:
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"a worker was lost {TASK_RETRIES + 1} times over one shard ({type(error).__name__}: {reason}); look at "
-            "the memory of its machine, then run the same command again: it goes on from here."
+            f"Ray lost its workers ({type(error).__name__}: {reason}); look at the memory of their machines, then run "
+            "the same command again: it goes on from here."
         ) from error
     if isinstance(made, ValueError):
         raise made
