@@ -89,7 +89,7 @@ def pack_shard(
 
 
 def put_shard(
-    tar: bytearray,
+    tar: bytes,
     part: Part,
     store: Store,
     expected_sha256: str | None = None,
@@ -109,7 +109,7 @@ def put_shard(
             "since; bring back the old ones, or make the whole data set anew with --overwrite."
         )
     check_still_ours()
-    store.put(part.name, bytes(tar))
+    store.put(part.name, tar)
     store.put(part_name(part.name), part.to_bytes())
     return part
 
@@ -119,10 +119,30 @@ def part_name(shard_name: str) -> str:
     return f"{PARTS}{shard_name}.json"
 
 
-def build_shard(source: Source, plan: ShardPlan, recipe: Recipe) -> tuple[bytearray, Part]:
+class Tar:
+    """A growing tar, in pieces that are joined once: a buffer that grows would be copied again and again."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._pieces: list[bytes] = []
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member; where its content begins."""
+        offset = self.size_bytes + BLOCK_BYTES
+        padding = bytes(-len(data) % BLOCK_BYTES)
+        self._pieces += (tar_header(name, len(data)), data, padding)
+        self.size_bytes = offset + len(data) + len(padding)
+        return offset
+
+    def to_bytes(self) -> bytes:
+        """The whole tar with its end."""
+        return b"".join((*self._pieces, bytes(tar_end(self.size_bytes))))
+
+
+def build_shard(source: Source, plan: ShardPlan, recipe: Recipe) -> tuple[bytes, Part]:
     """The shard's bytes and its part, yet without checksums. ValueError when an image cannot be read."""
     part = Part(plan.name, plan.split)
-    tar = bytearray()
+    tar = Tar()
     for image in plan.images:
         data = _read(source, image)
         try:
@@ -131,8 +151,7 @@ def build_shard(source: Source, plan: ShardPlan, recipe: Recipe) -> tuple[bytear
             part.bad.append({"key": image.key, "file": image.file, "reason": str(error)})
             continue
         part.rows.append(add_sample(tar, plan, image, data, fields))
-    tar += bytes(tar_end(len(tar)))
-    return tar, part
+    return tar.to_bytes(), part
 
 
 def _read(source: Source, image: SourceImage) -> bytes:
@@ -157,9 +176,7 @@ def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
     return pixels if bits == 8 else pixels & np.uint8(0xFF << (8 - bits) & 0xFF)
 
 
-def add_sample(
-    tar: bytearray, plan: ShardPlan, image: SourceImage, data: bytes, fields: Sequence[Field]
-) -> dict[str, Any]:
+def add_sample(tar: Tar, plan: ShardPlan, image: SourceImage, data: bytes, fields: Sequence[Field]) -> dict[str, Any]:
     """Append one sample's members; returns its row."""
     row: dict[str, Any] = {
         "key": image.key,
@@ -170,13 +187,9 @@ def add_sample(
         "shard": plan.index,
     }
     for item in fields:
-        size_bytes = len(item.data)
-        tar += tar_header(member_name(image.key, item.name, item.extension), size_bytes)
-        row[f"{item.name}_offset"] = len(tar)
-        row[f"{item.name}_bytes"] = size_bytes
+        row[f"{item.name}_offset"] = tar.add(member_name(image.key, item.name, item.extension), item.data)
+        row[f"{item.name}_bytes"] = len(item.data)
         row[f"{item.name}_crc32"] = zlib.crc32(item.data)
-        tar += item.data
-        tar += bytes(-size_bytes % BLOCK_BYTES)
     return row
 
 

@@ -44,7 +44,7 @@ def test_the_end_is_tarfile_s(content_bytes: int) -> None:
     assert len(buffer.getvalue()) == tar_end(content_bytes)
 
 
-def members_of(tar: bytearray) -> list[tarfile.TarInfo]:
+def members_of(tar: bytes) -> list[tarfile.TarInfo]:
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         return opened.getmembers()
 
@@ -73,7 +73,7 @@ def test_the_same_input_gives_the_same_bytes_and_other_input_others(tmp_path: Pa
     shard = small_plan(source).shards[0]
     tar, _ = build_shard(source, shard, RECIPE)
     part = pack_shard(source, shard, RECIPE, store)
-    assert store.get(shard.name) == bytes(tar)
+    assert store.get(shard.name) == tar
     assert part.sha256 == hashlib.sha256(tar).hexdigest() and part.md5 == store.md5(shard.name)
     assert Part.from_bytes(store.get(part_name(shard.name))) == part
     for other in (Recipe(RECIPE.degradations, bits=5), Recipe(RECIPE.degradations, seed=1), Recipe()):
