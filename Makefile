@@ -13,8 +13,8 @@ demo: $(INSTALLED) ## shard, train, evaluate and restore on this machine, with a
 test: $(INSTALLED) ## all tests (about 10 minutes on 2 cores)
 	python -m pytest
 
-chaos: $(INSTALLED) ## the full campaigns of kills, faults and soaking
-	python -m pytest -m chaos
+chaos: $(INSTALLED) ## the campaigns of kills, faults and damage in full length (about 20 minutes)
+	python -m pytest -m chaos --timeout 3600
 
 lint: $(INSTALLED) ## style and types
 	ruff check .

@@ -76,8 +76,8 @@ def make_data(url: str) -> Dataset:
     """The data set of this project, 5,000 pairs for training and 120 for validation."""
     KINDS["noisy"] = noisy
     source, store = Synthetic(count_train=PAIRS, count_val=120, count_test=0, size=SIZE), open_storage(url)
-    recipe = Recipe((Degradation("noisy", "noisy", ()),))
-    plan = make_plan(source.images(), {}, 0, default_images_per_shard(2 * 3 * SIZE * SIZE))
+    recipe = Recipe((Degradation("noisy", "npy", "noisy", ()),))
+    plan = make_plan(source.images(), {}, 0, default_images_per_shard(SIZE, {"clean": "npy", "noisy": "png"}))
     parts = [pack_shard(source, shard, recipe, store) for shard in plan.shards]
     info = {"name": "synthetic", "bits": 8, "image_size": SIZE}
     publish(store, parts, info, {"clean": "npy", "noisy": "npy"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import uuid
@@ -62,6 +63,16 @@ class FileStorage(Storage):
         with file_errors(path):
             return path.stat().st_size if path.is_file() else None
 
+    def md5(self, name: str) -> str | None:
+        digest = hashlib.md5(usedforsecurity=False)
+        try:
+            with self._open(name) as source:
+                while chunk := source.read(_COPY_BYTES):
+                    digest.update(chunk)
+        except FileNotFoundError:
+            return None
+        return digest.hexdigest()
+
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         folder = self._root / folder_of(prefix)
         with file_errors(folder):
@@ -84,6 +95,11 @@ class FileStorage(Storage):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
             self._remove_empty(path.parent)
+
+    def sweep(self) -> None:
+        with file_errors(self._root):
+            for path in self._root.glob(f"{TEMPORARY_PREFIX}*"):
+                path.unlink(missing_ok=True)
 
     def local_path(self, name: str) -> Path:
         return self._path(name)

@@ -114,6 +114,16 @@ class S3Storage(Storage):
         except FileNotFoundError:
             return None
 
+    def md5(self, name: str) -> str | None:
+        try:
+            with self._errors(name):
+                answer = _client().head_object(**self._object(name))
+        except FileNotFoundError:
+            return None
+        etag = answer["ETag"].strip('"')
+        encrypted = answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer
+        return etag if re.fullmatch("[0-9a-f]{32}", etag) and not encrypted else None
+
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         folder_of(prefix)
         with self._errors(prefix):
@@ -133,6 +143,9 @@ class S3Storage(Storage):
     def delete(self, name: str) -> None:
         with self._errors(name):
             _client().delete_object(**self._object(name))
+
+    def sweep(self) -> None:
+        pass  # a request that is cut off leaves nothing
 
     def local_path(self, name: str) -> None:
         return None

@@ -74,6 +74,13 @@ class Storage(abc.ABC):
         """The size of a file in bytes, None when there is no such file."""
 
     @abc.abstractmethod
+    def md5(self, name: str) -> str | None:
+        """The MD5 of a file's content as hexadecimal digits, from the store's own record where it keeps one.
+
+        None when there is no such file, or (S3) it went up in parts or encrypted, so that no MD5 of it is kept.
+        """
+
+    @abc.abstractmethod
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         """All files whose name begins with `prefix` (text, not a folder), in all folders below, sorted by name.
 
@@ -90,6 +97,13 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def delete(self, name: str) -> None:
         """Remove a file; it is fine when there is none."""
+
+    @abc.abstractmethod
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left half done directly in this folder, not in those below.
+
+        Only for who knows that nobody writes here now.
+        """
 
     @abc.abstractmethod
     def local_path(self, name: str) -> Path | None:

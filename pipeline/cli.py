@@ -18,14 +18,20 @@ LOG_INTERVAL_S = 10.0
 """In a log file, progress is a line at most this often."""
 
 
-def run_command(config_class: type[T], main: Callable[[T], None], default: T | None = None) -> None:
-    """Parse the command line into the config and run; a user's error is printed as it is, exit code 2."""
-    sys.exit(guarded(lambda: main(parse(config_class, sys.argv[1:], default))))
+def run_command(config_class: type[T], main: Callable[[T], None], default: T | None = None, skip: int = 0) -> None:
+    """Parse the command line into the config and run; a user's error is printed as it is, exit code 2.
+
+    `skip` words of the command line come before the options: the name of a sub-command.
+    """
+    sys.exit(guarded(lambda: main(parse(config_class, sys.argv[1 + skip :], default, sys.argv[1 : 1 + skip]))))
 
 
-def parse(config_class: type[T], arguments: Sequence[str], default: T | None = None) -> T:
+def parse(
+    config_class: type[T], arguments: Sequence[str], default: T | None = None, sub_command: Sequence[str] = ()
+) -> T:
     """Command line to config. `--help` ends the process here."""
-    program = f"python -m {sys.modules['__main__'].__spec__.name}" if sys.modules["__main__"].__spec__ else None
+    spec = sys.modules["__main__"].__spec__
+    program = " ".join(["python -m", spec.name, *sub_command]) if spec else None
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(config_class, args=list(arguments), prog=program, config=(tyro.conf.FlagCreatePairsOff,), **options)
 
@@ -55,7 +61,8 @@ class ProgressLine:
         self.title, self.total, self.unit = title, total, unit
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
-        self.printed_at = self.started_at = time.monotonic()
+        self.printed_at = time.monotonic()
+        self.first: tuple[float, float] | None = None
 
     def __enter__(self) -> ProgressLine:
         if self.console.is_terminal:
@@ -76,12 +83,21 @@ class ProgressLine:
 
     def update(self, done: float, text: str = "") -> None:
         """Show how much is done, of `total`, in `unit`."""
+        self.first = self.first or (done, time.monotonic())
         if self.bar:
             self.bar.update(self.task, completed=done, text=text)
         elif time.monotonic() - self.printed_at >= LOG_INTERVAL_S:
             self.printed_at = time.monotonic()
             share = f" of {self.total:,.0f}" if self.total else ""
-            print(f"{self.title}: {done:,.0f}{share} {self.unit} {text}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{self.title}: {done:,.0f}{share} {self.unit} {text}{self._left(done)}", file=sys.stderr, flush=True)
+
+    def _left(self, done: float) -> str:
+        """The time that the rest will take at the speed since the first update."""
+        first_done, first_at = self.first or (done, 0.0)
+        if not self.total or done <= first_done:
+            return ""
+        left_s = int((time.monotonic() - first_at) * (self.total - done) / (done - first_done))
+        return f", {left_s // 60}:{left_s % 60:02d} left"
 
     def print(self, text: str) -> None:
         """A line that stays."""

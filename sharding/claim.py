@@ -3,61 +3,109 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from sharding.manifest import DATASET, MANIFEST
+from sharding.manifest import DATASET, MANIFEST, Dataset
 from sharding.pack import PARTS, Part, part_name
 from sharding.plan import Plan, ShardPlan
 from sharding.sources import SPLITS
 from sharding.store import Store
+from sharding.verify import shard_problem
 
-PLAN = "plan.json"
+PLAN, QUARANTINE = "plan.json", "quarantine.json"
 
 
-def claim(store: Store, plan: Plan, overwrite: bool) -> None:
-    """Make the place this plan's. ValueError when it holds another data set, unless that is to be overwritten."""
-    content = json.dumps({"plan_sha256": plan.sha256, **plan.settings}, indent=1).encode()
-    if store.put_new(PLAN, content):
-        return
-    held = json.loads(store.get(PLAN))
-    if held["plan_sha256"] == plan.sha256:
-        return
-    if not overwrite:
-        ours = {"plan_sha256": plan.sha256, **plan.settings}
-        differing = sorted(k for k in {*held, *ours} - {"plan_sha256"} if held.get(k) != ours.get(k))
-        raise ValueError(
-            f"{store.url} holds another data set (it differs in {', '.join(differing) or 'its images'}); choose "
-            "another --out, or replace it with --overwrite."
-        )
+@dataclass(frozen=True)
+class Kept:
+    """What a run finds of its own data set."""
+
+    info: dict[str, Any] | None = None
+    """dataset.json's content, when that was published with its manifest, and both are whole."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """The hash that each published shard must have."""
+    todo: tuple[ShardPlan, ...] = ()
+    """Shards that are missing or damaged."""
+
+
+def claim(store: Store, plan: Plan, encoders: Mapping[str, Any], overwrite: bool) -> None:
+    """Make the place this plan's. ValueError when it holds another data set, unless that is to be overwritten.
+
+    For the holder of the place's lock.
+    """
+    ours = json.loads(json.dumps({"plan_sha256": plan.sha256, **plan.settings, "encoders": encoders}))
+    finished = store.size(DATASET) is not None
+    held = _read_json(store, PLAN) or _read_json(store, DATASET)
+    if not (overwrite and finished):
+        problem = _difference(store, ours, held, finished)
+        if problem and not overwrite:
+            raise ValueError(f"{store.url} {problem}; choose another --out, or replace it with --overwrite.")
+        if not problem:
+            store.put_new(PLAN, json.dumps(ours, indent=1).encode())
+            return
     clear(store)
-    store.put(PLAN, content)
+    store.put(PLAN, json.dumps(ours, indent=1).encode())
+
+
+def _difference(store: Store, ours: dict[str, Any], held: dict[str, Any] | None, finished: bool) -> str | None:
+    """Why what is at the place is not this plan's data set, None when it is, or nothing is there."""
+    if held is None:
+        foreign = [entry.name for entry in store.list() if _is_shard(entry.name)]
+        return f"holds shards of another origin ({foreign[0]} and so on)" if foreign else None
+    differing = {name for name, value in ours.items() if held.get(name) != value}
+    # A finished data set keeps its encoders; an unfinished one must not mix two versions of them.
+    if not differing or (finished and "plan_sha256" not in differing):
+        return None
+    named = ", ".join(sorted(differing - {"plan_sha256"})) or "its images"
+    return f"holds another data set (it differs in {named})"
 
 
 def clear(store: Store) -> None:
-    """Delete a data set, dataset.json first; files that are not a data set's stay."""
-    ours = {DATASET, MANIFEST, PLAN, "quarantine.json", "metrics.json"}
+    """Delete a data set, dataset.json first and plan.json last; files that are not a data set's stay."""
     store.delete(DATASET)
     for entry in store.list():
-        is_shard = entry.name.endswith(".tar") and entry.name.split("-")[0] in SPLITS
-        if is_shard or entry.name in ours or entry.name.startswith(PARTS):
+        if _is_shard(entry.name) or entry.name in (MANIFEST, QUARANTINE) or entry.name.startswith(PARTS):
             store.delete(entry.name)
+    store.delete(PLAN)
 
 
-def finished_info(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """dataset.json's content when it is this plan's and all its files have their sizes, else None."""
+def kept(store: Store, plan: Plan, deep: bool = False) -> Kept:
+    """Compare what is there with the plan: sizes and the store's checksums, or (deep) every byte."""
+    info = _read_json(store, DATASET)
+    if info is None or info.get("plan_sha256") != plan.sha256:
+        return _unfinished(store, plan, deep)
     try:
-        info = json.loads(store.get(DATASET))
-    except FileNotFoundError:
-        return None
-    sizes = {entry.name: entry.size_bytes for entry in store.list()}
-    whole = all(sizes.get(shard["name"]) == shard["bytes"] for shard in info["shards"]) and MANIFEST in sizes
-    return info if whole and info["plan_sha256"] == plan.sha256 else None
+        Dataset.open(store)
+    except ValueError:  # the manifest is damaged: only all shards together can give a new one
+        return Kept(sha256={shard["name"]: shard["sha256"] for shard in info["shards"]}, todo=plan.shards)
+    published = {shard["name"]: shard for shard in info["shards"]}
+    todo = tuple(shard for shard in plan.shards if shard_problem(store, published[shard.name], deep))
+    return Kept(info, {name: shard["sha256"] for name, shard in published.items()}, todo)
 
 
-def finished_part(store: Store, shard: ShardPlan) -> Part | None:
-    """The part of a shard that an interrupted run finished, with no image unusable; None when it is to be made."""
+def _unfinished(store: Store, plan: Plan, deep: bool) -> Kept:
+    there = {entry.name for entry in store.list(PARTS)}
+    todo = (s for s in plan.shards if part_name(s.name) not in there or not _is_finished(store, s, deep))
+    return Kept(todo=tuple(todo))
+
+
+def _is_finished(store: Store, shard: ShardPlan, deep: bool) -> bool:
+    """Whether an interrupted run left the shard whole on the store, with no image unusable."""
     try:
-        part = Part.from_bytes(store.get(part_name(shard)))
-    except (FileNotFoundError, ValueError):
+        part = Part.from_bytes(store.get(part_name(shard.name)))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return False
+    return not part.bad and shard_problem(store, part.summary(), deep) is None
+
+
+def _read_json(store: Store, name: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(store.get(name))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
-    return part if not part.bad and store.size(shard.name) == part.size_bytes else None
+    return content if isinstance(content, dict) else None
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith(".tar") and name.split("-")[0] in SPLITS

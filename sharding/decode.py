@@ -93,7 +93,7 @@ def _has_jpeg_end(data: bytes) -> bool:
     at = 2
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # header segments, up to the scan
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return data.find(b"\xff\xd9", at) >= 0  # a thumbnail's own end mark lies inside a segment
+    return data.rfind(b"\xff\xd9", at) >= 0  # a thumbnail's own end mark lies inside a segment
 
 
 def _bits_per_channel(image: Image.Image, data: bytes) -> int:

@@ -7,6 +7,7 @@ them: it is drawn anew each time an image is read.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -37,8 +38,15 @@ class Degradation:
 
     name: str
     """Name of the field that it makes."""
+    extension: str
+    """Of that field."""
     kind: str
     parameters: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """As it is asked for: jpeg:10."""
+        return ":".join((self.kind, *self.parameters))
 
     def apply(self, clean: np.ndarray, key: str, seed: int) -> Field:
         """The field for `clean`, uint8 (H, W, 3) RGB: a function of the arguments alone."""
@@ -103,19 +111,23 @@ def brush_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     picture = Image.new("L", (width, height))
     draw = ImageDraw.Draw(picture)
     wanted_pixels = int(rng.integers(10, 37)) * height * width / 100
+    longest = side // 8
     while True:
         radius = int(rng.integers(max(1, side // 32), max(1, side // 16) + 1))
-        at = rng.integers((width, height))
-        step = rng.integers(-(side // 10), side // 10 + 1, 2)
-        for turn in rng.integers(-(side // 20), side // 20 + 1, (int(rng.integers(4, 16)), 2)):
-            draw.ellipse((*(at - radius).tolist(), *(at + radius).tolist()), fill=1)
+        x, y = rng.integers((width, height)).tolist()
+        step_x, step_y = rng.integers(-(side // 10), side // 10 + 1, 2).tolist()
+        # Plain integers: numpy takes microseconds for each operation on two numbers.
+        for turn_x, turn_y in rng.integers(-(side // 20), side // 20 + 1, (int(rng.integers(4, 16)), 2)).tolist():
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
             if picture.histogram()[1] >= wanted_pixels:
                 return np.array(picture)
-            step = np.clip(step + turn, -(side // 8), side // 8)
-            inside = (at + step >= 0) & (at + step < (width, height))
-            step = np.where(inside, step, -step)  # a stroke turns back at the edge, else it would creep along it
-            draw.line((*at.tolist(), *(at + step).tolist()), fill=1, width=2 * radius)
-            at = at + step
+            step_x = min(max(step_x + turn_x, -longest), longest)
+            step_y = min(max(step_y + turn_y, -longest), longest)
+            # A stroke turns back at the edge, else it would creep along it.
+            step_x = step_x if 0 <= x + step_x < width else -step_x
+            step_y = step_y if 0 <= y + step_y < height else -step_y
+            draw.line((x, y, x + step_x, y + step_y), fill=1, width=2 * radius)
+            x, y = x + step_x, y + step_y
 
 
 MASKS: dict[str, Callable[[int, int, np.random.Generator], np.ndarray]] = {
@@ -141,13 +153,13 @@ def parse_degradations(texts: Sequence[str]) -> list[Degradation]:
         for choice in choices.split(","):
             parameters = tuple(choice.split(":"))
             try:  # trying it is the check, and tells the field's name
-                name = KINDS[kind](np.zeros((16, 16, 3), np.uint8), "", 0, parameters).name
+                field = KINDS[kind](np.zeros((16, 16, 3), np.uint8), "", 0, parameters)
             except ValueError as error:
                 problems.append(f"in {text!r} {error}")
                 continue
-            if any(name == other.name for other in found):
-                problems.append(f"in {text!r} {name} is asked for twice")
-            found.append(Degradation(name, kind, parameters))
+            if any(field.name == other.name for other in found):
+                problems.append(f"in {text!r} {field.name} is asked for twice")
+            found.append(Degradation(field.name, field.extension, kind, parameters))
     if problems:
         raise ValueError("; ".join(problems) + ".")
     return found
@@ -179,8 +191,14 @@ def npy_bytes(array: np.ndarray) -> bytes:
     For uint8 arrays of up to 4 axes; numpy's own writer pads its header differently from version to version.
     """
     assert array.dtype == np.uint8, array.dtype
-    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(map(int, array.shape))}, }}"
+    return npy_header(array.shape) + array.tobytes()
+
+
+@functools.lru_cache(maxsize=16)
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """The `NPY_HEADER_BYTES` before the pixels of a uint8 array."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(map(int, shape))}, }}"
     magic = b"\x93NUMPY\x01\x00" + (NPY_HEADER_BYTES - 10).to_bytes(2, "little")
     content = magic + header.encode().ljust(NPY_HEADER_BYTES - 11) + b"\n"
     assert len(content) == NPY_HEADER_BYTES, header
-    return content + array.tobytes()
+    return content

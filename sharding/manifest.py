@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,11 @@ class Dataset:
                 f"there is no finished data set at {store.url} (no {DATASET}); make one there with `python -m "
                 "pipeline.shard`, or finish an interrupted one by running its command again."
             ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise ValueError(
+                f"{store.url}/{DATASET} is damaged: it is no JSON; run the `python -m pipeline.shard` command that "
+                "made the data set again."
+            ) from None
         if info.get("format") != FORMAT:
             raise ValueError(
                 f"{store.url}/{DATASET} has format {info.get('format')!r}, but this version reads {FORMAT}."
@@ -70,7 +76,7 @@ class Dataset:
         if hashlib.sha256(data).hexdigest() != info["manifest"]["sha256"]:
             raise ValueError(
                 f"{store.url}/{MANIFEST} is missing or is not the one that {DATASET} names; run the `python -m "
-                "pipeline.shard` command that made the data set again with --overwrite."
+                "pipeline.shard` command that made the data set again."
             )
         return cls(store, info, pq.read_table(io.BytesIO(data)))
 
@@ -106,6 +112,12 @@ class Dataset:
     def split_sizes(self) -> dict[str, int]:
         return self.info["splits"]
 
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Samples of each split as the manifest has them."""
+        found = Counter(self.table["split"].to_pylist())
+        return {split: found[split] for split in SPLITS}
+
     def split(self, name: str) -> Split:
         """One split's samples. ValueError when it has none."""
         if not self.split_sizes.get(name):
@@ -122,40 +134,47 @@ class Dataset:
         )
 
 
-def publish(store: Store, parts: Sequence[Part], info: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
-    """Write the manifest and then dataset.json, which makes the data set exist. `parts` in the plan's order."""
-    manifest = manifest_bytes(parts, fields)
+def publish(store: Store, parts: Iterable[Part], info: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    """Write the manifest and then dataset.json, which makes the data set exist. `parts` in the plan's order.
+
+    Raises ValueError when a shard is not on the store, which it would be if a worker wrote to a disk of its own.
+    """
+    schema = manifest_schema(fields)
+    tables, shards, quarantined = [], [], 0
+    for part in parts:  # one at a time: as Python objects, the rows of all would fill the memory
+        tables.append(pa.Table.from_pylist(part.rows, schema=schema))
+        shards.append(part.summary())
+        quarantined += len(part.bad)
+    sizes = {entry.name: entry.size_bytes for entry in store.list()}
+    if absent := [shard["name"] for shard in shards if sizes.get(shard["name"]) != shard["bytes"]]:
+        raise ValueError(
+            f"{len(absent)} shards are not at {store.url}, the first being {absent[0]}; with several machines --out "
+            "must be an s3:// URL or a folder that all of them share."
+        )
+    sink = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), sink)
+    manifest = sink.getvalue()
     full = {
         "format": FORMAT,
         **info,
         "fields": dict(fields),
-        "splits": {split: sum(len(part.rows) for part in parts if part.split == split) for split in SPLITS},
-        "quarantined": sum(len(part.bad) for part in parts),
+        "splits": {split: sum(s["samples"] for s in shards if s["split"] == split) for split in SPLITS},
+        "quarantined": quarantined,
         "manifest": {
             "file": MANIFEST,
-            "rows": sum(len(part.rows) for part in parts),
+            "rows": sum(shard["samples"] for shard in shards),
             "sha256": hashlib.sha256(manifest).hexdigest(),
         },
-        "shards": [
-            {
-                "name": part.name,
-                "split": part.split,
-                "samples": len(part.rows),
-                "bytes": part.size_bytes,
-                "sha256": part.sha256,
-                "md5": part.md5,
-            }
-            for part in parts
-        ],
+        "shards": shards,
     }
     store.put(MANIFEST, manifest)
     store.put(DATASET, json.dumps(full, indent=1).encode())
     return full
 
 
-def manifest_bytes(parts: Sequence[Part], fields: Mapping[str, str]) -> bytes:
-    """The manifest as Parquet."""
-    schema = pa.schema(
+def manifest_schema(fields: Mapping[str, str]) -> pa.Schema:
+    """The manifest's columns: where each field of a sample lies in its shard, and what it was made from."""
+    return pa.schema(
         [
             ("key", pa.string()),
             ("split", pa.string()),
@@ -163,11 +182,6 @@ def manifest_bytes(parts: Sequence[Part], fields: Mapping[str, str]) -> bytes:
             ("source_file", pa.string()),
             ("source_sha256", pa.string()),
             ("shard", pa.int64()),
-            *((f"{f}_{what}", pa.int64()) for f in fields for what in ("offset", "bytes")),
-            ("crc32", pa.int64()),
+            *((f"{f}_{what}", pa.int64()) for f in fields for what in ("offset", "bytes", "crc32")),
         ]
     )
-    rows = [row for part in parts for row in part.rows]
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
-    return sink.getvalue()

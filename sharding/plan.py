@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from sharding.sources import SPLITS, SourceImage
 
 SHARD_BYTES = 32 << 20
 """Default size that a shard aims at: large enough for S3's throughput, small enough to redo and to cache."""
-TAR_OVERHEAD_BYTES = 512 + 128 + 256
-"""Of a stored image: tar header, .npy header, padding on average."""
+FIELD_OVERHEAD_BYTES = 512 + 128 + 256
+"""Of a stored field: tar header, .npy header, padding on average."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ def check_keys(images: Sequence[SourceImage]) -> None:
         raise ValueError("; ".join(problems) + ". Rename the files.")
 
 
-def default_images_per_shard(image_bytes: int) -> int:
-    """As many images of `image_bytes` (all fields together) as make a shard of about 32 MiB."""
-    return max(1, SHARD_BYTES // (image_bytes + TAR_OVERHEAD_BYTES))
+def default_images_per_shard(size: int, fields: Mapping[str, str]) -> int:
+    """As many images of `size` x `size` with these fields (name -> extension) as make a shard of about 32 MiB.
+
+    A rough guess by kind, because nothing of the plan may depend on an encoder's version.
+    """
+    guess_bytes = {"npy": size**2, "jpg": 3 * size**2 // 8}
+    degraded_bytes = sum(guess_bytes.get(extension, 3 * size**2) for extension in list(fields.values())[1:])
+    return max(1, SHARD_BYTES // (3 * size**2 + degraded_bytes + FIELD_OVERHEAD_BYTES * len(fields)))

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 FAULTS = ("500", "503", "expired", "reset", "trickle")
 """500 InternalError, 503 SlowDown, 403 ExpiredToken, a reset in the middle of the body, a body that trickles."""
+UPLOAD_FAULTS = ("500", "503", "cut_request", "reset")
+"""cut_request: a reset in the middle of what the client sends."""
 ANSWERS = {
     "500": ("500 Internal Server Error", "InternalError"),
     "503": ("503 Service Unavailable", "SlowDown"),
@@ -30,8 +32,9 @@ class FaultProxy:
     """Use as a context manager; `endpoint` is its URL while it runs.
 
     share: of the requests chosen by `spoils` (method, path), how many are spoiled.
-    kinds: of FAULTS, or "silent": the connection stays open and nothing comes.
+    kinds: of FAULTS or UPLOAD_FAULTS, or "silent": the connection stays open and nothing comes.
     most: faults in all; None is without end.
+    share, kinds and most may be changed meanwhile.
     """
 
     def __init__(
@@ -103,8 +106,12 @@ class FaultProxy:
         if fault == "silent":
             await asyncio.sleep(3600)
         if fault in ANSWERS:
+            await self._take_body(head, reader)
             writer.write(error_answer(*ANSWERS[fault]))
             await writer.drain()
+            return
+        if fault == "cut_request":
+            await self._cut_request(head, reader, writer)
             return
         up_reader, up_writer = await asyncio.open_connection(*self._upstream)
         sending = asyncio.create_task(self._send(head, reader, up_writer))
@@ -113,6 +120,24 @@ class FaultProxy:
         finally:
             sending.cancel()
             up_writer.close()
+
+    async def _take_body(self, head: bytes, reader: asyncio.StreamReader) -> None:
+        """Read what the client sends anyway; one that waits for a "100 Continue" sends nothing before an answer."""
+        if b"100-continue" not in head.lower():
+            await reader.readexactly(body_bytes(head))
+
+    async def _cut_request(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Let upstream have a part of the request, then reset both connections."""
+        _, up_writer = await asyncio.open_connection(*self._upstream)
+        up_writer.write(head)
+        if b"100-continue" in head.lower():
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        most = body_bytes(head)
+        if most:
+            up_writer.write(await reader.readexactly(self._random.randint(1, most)))
+            await up_writer.drain()
+        reset(up_writer)
+        reset(writer)
 
     async def _send(self, head: bytes, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter) -> None:
         """The request, with its body for as long as one comes; upstream is to close after its answer."""
@@ -148,6 +173,14 @@ class FaultProxy:
 
     def _trickles(self, fault: str | None, blocks: int) -> bool:
         return fault == "trickle" and (self.trickle_blocks is None or blocks < self.trickle_blocks)
+
+
+def body_bytes(head: bytes) -> int:
+    """Of a request, by its header."""
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return 0
 
 
 def error_answer(status: str, code: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pickle
 import re
@@ -178,6 +179,29 @@ def test_files_of_any_size_go_up_and_come_down(store_url: str, tmp_path: Path, s
     store.get_file("folder/file", tmp_path / "below" / "down")
     assert (tmp_path / "below" / "down").read_bytes() == data == store.get("folder/file")
     assert os.listdir(tmp_path / "below") == ["down"]
+
+
+def test_the_md5_is_that_of_the_content(store_url: str, tmp_path: Path) -> None:
+    store = open_storage(store_url)
+    assert store.md5("absent") is None
+    for data in (b"", b"content", os.urandom(3_000_000)):
+        store.put("folder/file", data)
+        assert store.md5("folder/file") == hashlib.md5(data).hexdigest()
+    (tmp_path / "large").write_bytes(bytes(33 << 20))
+    store.put_file("large", tmp_path / "large")
+    # What S3 keeps of a file that went up in parts is no MD5 of it.
+    assert store.md5("large") in (None, hashlib.md5(bytes(33 << 20)).hexdigest())
+
+
+def test_a_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+    store = open_storage(tmp_path)
+    store.put("file", b"x")
+    store.put("below/file", b"x")
+    (tmp_path / ".tmp-abc").write_bytes(b"half")
+    store.sweep()
+    store.at("absent").sweep()
+    assert sorted(os.listdir(tmp_path)) == ["below", "file"]
+    assert [entry.name for entry in store.list()] == ["below/file", "file"]
 
 
 def test_a_place_travels_to_other_processes(store_url: str) -> None:

@@ -138,3 +138,9 @@ def test_every_folder_and_command_is_on_the_map() -> None:
     missing = [f"{room}/" for room in (*ROOMS, "tests", "docs") if f"{room}/" not in readme]
     missing += [c for c in ("shard", "train", "evaluate", "restore") if f"python -m pipeline.{c}" not in readme]
     assert not missing
+
+
+def test_every_file_of_the_rooms_is_on_the_map() -> None:
+    readme = (ROOT / "README.md").read_text()
+    rooms_with_files = [path for room in ROOMS for path in (ROOT / room).glob("*.py")]
+    assert not [p.name for p in rooms_with_files if p.name != "__init__.py" and p.name not in readme]

@@ -19,6 +19,7 @@ from sharding.sources import (
     find_below,
     hash_split,
     image_names,
+    read_file,
     read_table,
     safe_key,
     some,
@@ -56,7 +57,7 @@ class Celeba:
         return sorted(SourceImage(safe_key(file), f"{prefix}/{file}", split) for file, split in splits.items())
 
     def read(self, image: SourceImage) -> bytes:
-        return (self.root / image.file).read_bytes()
+        return read_file(self.root, image.file)
 
     def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
         picture = decode_rgb(data)
@@ -98,7 +99,7 @@ class CelebaHq:
         return sorted(SourceImage(safe_key(file), (below / file).as_posix(), splits[file]) for file in files)
 
     def read(self, image: SourceImage) -> bytes:
-        return (self.root / image.file).read_bytes()
+        return read_file(self.root, image.file)
 
     def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
         return crop_resize(decode_rgb(data), None, self.size)

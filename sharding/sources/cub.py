@@ -17,6 +17,7 @@ from sharding.sources import (
     check_size,
     find_below,
     image_names,
+    read_file,
     read_table,
     safe_key,
     some,
@@ -56,7 +57,7 @@ class Cub:
         )
 
     def read(self, image: SourceImage) -> bytes:
-        return (self._base() / image.file).read_bytes()
+        return read_file(self._base(), image.file)
 
     def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
         return crop_resize(decode_rgb(data), CROP, self.size)

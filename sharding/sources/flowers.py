@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from sharding.decode import crop_resize, decode_rgb
-from sharding.sources import SourceImage, check_choice, check_listed, check_size, find_below, image_names, safe_key
+from sharding.sources import (
+    SourceImage,
+    check_choice,
+    check_listed,
+    check_size,
+    find_below,
+    image_names,
+    read_file,
+    safe_key,
+)
 
 CROP = 400
 SPLIT_OF = {
@@ -55,7 +64,7 @@ class Flowers:
         )
 
     def read(self, image: SourceImage) -> bytes:
-        return (self.root / image.file).read_bytes()
+        return read_file(self.root, image.file)
 
     def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
         return crop_resize(decode_rgb(data), CROP, self.size)

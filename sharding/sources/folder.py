@@ -21,6 +21,7 @@ from sharding.sources import (
     find_below,
     hash_split,
     is_image,
+    read_file,
     safe_key,
     some,
 )
@@ -62,7 +63,7 @@ class Folder:
         return sorted(found)
 
     def read(self, image: SourceImage) -> bytes:
-        return (self.root / image.file).read_bytes()
+        return read_file(self.root, image.file)
 
     def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
         return crop_resize(decode_rgb(data), self.crop, self.size)

@@ -1,0 +1,158 @@
+"""Is a data set on its store what its manifest says? Every damaged shard is named, in one sentence each.
+
+The fast check compares sizes and the store's checksums (on S3 nothing is downloaded). The deep one reads every byte,
+compares each with what the manifest lets expect of it, and decodes every image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sharding.degrade import NPY_HEADER_BYTES, npy_header
+from sharding.manifest import Dataset
+from sharding.pack import BLOCK_BYTES, member_name, tar_end, tar_header
+from sharding.store import Store
+
+SHARDS_AT_ONCE = 4
+"""Each is in memory while it is checked deeply."""
+AGAIN = "run the command that made the data set again, with --deep: it redoes damaged shards"
+
+
+@dataclass
+class Verdict:
+    """What was found."""
+
+    problems: list[str] = field(default_factory=list)
+    """One sentence for each damaged shard."""
+    left_over: list[str] = field(default_factory=list)
+    """Shards that lie there and belong to no data set: no error."""
+    shards: int = 0
+    samples: int = 0
+    size_bytes: int = 0
+
+
+def verify(store: Store, deep: bool = False, progress: Callable[[int], None] = lambda images: None) -> Verdict:
+    """Check the data set at the store; `progress` gets the number of samples checked so far.
+
+    Raises ValueError when there is no data set, or its manifest is not the one that dataset.json names.
+    """
+    dataset = Dataset.open(store)
+    names = {shard["name"] for shard in dataset.shards}
+    left_over = [entry.name for entry in store.list() if entry.name.endswith(".tar") and entry.name not in names]
+    verdict = Verdict(_info_problems(dataset), left_over, len(names))
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        found = threads.map(lambda index: _check(dataset, index, deep), range(len(dataset.shards)))
+        for shard, problem in zip(dataset.shards, found, strict=True):
+            verdict.samples += shard["samples"]
+            verdict.size_bytes += shard["bytes"]
+            if problem:
+                verdict.problems.append(f"the shard {store.url}/{shard['name']} {problem}; {AGAIN}.")
+            progress(verdict.samples)
+    return verdict
+
+
+def shard_problem(store: Store, shard: dict[str, Any], deep: bool = False) -> str | None:
+    """What is wrong with a shard as a whole, None for nothing. `shard` as in dataset.json."""
+    size_bytes = store.size(shard["name"])
+    if size_bytes is None:
+        return "is missing"
+    if size_bytes != shard["bytes"]:
+        return f"has {size_bytes} bytes instead of {shard['bytes']}"
+    md5 = None if deep else store.md5(shard["name"])
+    if md5 is None:
+        try:
+            data = store.get(shard["name"])
+        except FileNotFoundError:
+            return "is missing"
+        same = hashlib.sha256(data).hexdigest() == shard["sha256"]
+    else:
+        same = md5 == shard["md5"]
+    return None if same else "holds other bytes than were written"
+
+
+def _check(dataset: Dataset, index: int, deep: bool) -> str | None:
+    shard = dataset.shards[index]
+    if not deep:
+        return shard_problem(dataset.store, shard)
+    try:
+        data = dataset.store.get(shard["name"])
+    except FileNotFoundError:
+        return "is missing"
+    sha256 = hashlib.sha256(data).hexdigest()
+    for other in dataset.shards:
+        if sha256 == other["sha256"] != shard["sha256"]:
+            return f"holds the content of {other['name']}"
+    wrong = list(_content_problems(dataset, index, data))
+    if len(data) != shard["bytes"]:
+        wrong.insert(0, f"has {len(data)} bytes instead of {shard['bytes']}")
+    elif sha256 != shard["sha256"] and not wrong:
+        wrong.append("holds other bytes than were written")
+    return " and ".join(wrong[:2]) + (f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else "") if wrong else None
+
+
+def _content_problems(dataset: Dataset, index: int, data: bytes) -> Iterator[str]:
+    """What is wrong in the shard, from its first byte to its last, which the manifest's rows account for wholly."""
+    rows = dataset.table.filter(np.asarray(dataset.table["shard"]) == index).to_pylist()
+    at = 0
+    for row in rows:
+        for name, extension in dataset.fields.items():
+            offset, size_bytes = row[f"{name}_offset"], row[f"{name}_bytes"]
+            after = offset + size_bytes + -size_bytes % BLOCK_BYTES
+            problem = (
+                "is not where the manifest says"
+                if offset != at + BLOCK_BYTES
+                else "is cut off"
+                if after > len(data)
+                else "has a damaged tar header"
+                if data[at:offset] != tar_header(member_name(row["key"], name, extension), size_bytes)
+                else "is damaged (CRC-32)"
+                if zlib.crc32(data[offset : offset + size_bytes]) != row[f"{name}_crc32"]
+                else "is followed by something else than zeros"
+                if any(data[offset + size_bytes : after])
+                else field_problem(data[offset : offset + size_bytes], name, extension, dataset.image_size)
+            )
+            if problem:
+                yield f"its field {name} of the sample {row['key']} {problem}"
+            at = after
+    end = data[at:]
+    if len(end) != tar_end(at) or any(end):
+        yield "its end is not that of a tar"
+
+
+def field_problem(data: bytes, name: str, extension: str, size: int) -> str | None:
+    """Why a field's bytes are not an image (or mask) of `size` x `size`; None when they are."""
+    if extension == "npy":
+        shapes = [(size, size, 3)] if name == "clean" else [(size, size, 3), (size, size)]
+        whole = any(data[:NPY_HEADER_BYTES] == npy_header(s) and len(data) == _npy_bytes(s) for s in shapes)
+        return None if whole else f"is no array of {size}x{size}"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            found = image.size
+    except Exception as error:  # the decoders raise many kinds
+        return f"cannot be decoded ({error})"
+    return None if found == (size, size) else f"is {found[0]}x{found[1]} px instead of {size}x{size}"
+
+
+def _npy_bytes(shape: tuple[int, ...]) -> int:
+    return NPY_HEADER_BYTES + int(np.prod(shape))
+
+
+def _info_problems(dataset: Dataset) -> list[str]:
+    """Where dataset.json and the manifest contradict each other."""
+    counts = {"samples": dataset.table.num_rows, "samples by split": dataset.split_counts}
+    said = {"samples": sum(shard["samples"] for shard in dataset.shards), "samples by split": dataset.split_sizes}
+    return [
+        f"{dataset.store.url}: the manifest has {counts[what]} {what}, but dataset.json {said[what]}; {AGAIN}."
+        for what in counts
+        if counts[what] != said[what]
+    ]
