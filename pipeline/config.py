@@ -168,6 +168,13 @@ class TrainConfig:
     """Images in a step, over all workers. Belongs to the run, whatever the number of machines."""
     micro_batch: int | None = None
     """Images that a worker runs at once; its share of the batch is cut into such pieces. Default: the whole share."""
+    remainder: Literal["carry", "drop"] = "carry"
+    """What becomes of an epoch's last images that fill no batch: they begin the next epoch, or are left out."""
+    window_shards: int | None = None
+    """For data sets larger than the local disk: shards that are in use at a time. Default: all."""
+    partitions: int = 1
+    """With windows: parts of each batch that read from shards of their own, so that N nodes which divide them fetch
+    about 1/N of the bytes each."""
     lr: float = 1e-3
     """First learning rate; the paper's schedule lowers it."""
     lr_first_drop_epoch: int = 50
@@ -206,6 +213,7 @@ class TrainConfig:
         """Everything that is wrong with it, a sentence each; what depends on the data set is found later."""
         problems = [f"--{problem}" for problem in self.model.problems()]
         below(problems, 1, nodes=self.nodes, workers_per_node=self.workers_per_node, global_batch=self.global_batch)
+        below(problems, 1, window_shards=self.window_shards, partitions=self.partitions)
         below(problems, 1, micro_batch=self.micro_batch, keep_checkpoints=self.keep_checkpoints)
         below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
         for name, value in (("lr", self.lr), ("clip-norm", self.clip_norm), ("lr-min", self.lr_min)):

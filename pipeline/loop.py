@@ -99,6 +99,9 @@ class Trainer:
             world_size=self.team.world_size,
             seed=self.config.seed,
             state=state,
+            remainder=self.config.remainder,
+            window_shards=self.config.window_shards,
+            partitions=self.config.partitions,
         )
 
     def synchronise(self) -> None:

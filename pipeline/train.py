@@ -15,6 +15,7 @@ from pipeline.presets import preset
 
 if TYPE_CHECKING:
     from pipeline.run import Run
+    from sharding import Dataset, SampleOrder
 
 MAY_CHANGE = {"nodes", "workers_per_node", "ray", "max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints"}
 """Settings that may differ when a run goes on: they decide where and how long, not what is trained."""
@@ -52,6 +53,11 @@ def resolve(config: TrainConfig) -> TrainConfig:
             f"images of {dataset.image_size} px do not fit --L {config.model.L}: the side must be divisible by "
             f"{config.model.side_multiple}."
         )
+    if config.global_batch > 0 and dataset.split_sizes.get("train"):
+        try:
+            order_of(config, dataset)
+        except ValueError as error:
+            problems.append(str(error))
     refuse(problems)
     noise = "blind" if config.sigma_255 == "blind" else f"{config.sigma_255:g}"
     name = config.name or f"{dataset.name}-noise{noise}-{config.preset}"
@@ -59,6 +65,22 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if not is_url(out):
         out = str(Path(out).absolute())
     return dataclasses.replace(config, data=dataset.store.url, name=name, out=out)
+
+
+def order_of(config: TrainConfig, dataset: Dataset) -> SampleOrder:
+    """The order of the training images. ValueError when batch, partitions and data set do not fit together."""
+    from sharding.order import SampleOrder
+
+    shards = tuple(shard["samples"] for shard in dataset.shards if shard["split"] == "train")
+    return SampleOrder(
+        samples=sum(shards),
+        seed=config.seed,
+        global_batch=config.global_batch,
+        remainder=config.remainder,
+        shards=shards,
+        window_shards=config.window_shards,
+        partitions=config.partitions,
+    )
 
 
 def print_plan(config: TrainConfig) -> None:
@@ -88,6 +110,7 @@ def print_plan(config: TrainConfig) -> None:
         f"run    {config.out}: batches of {config.global_batch} on {workers} worker(s), "
         f"{images / config.global_batch:,.1f} steps an epoch, until {budget}"
     )
+    print(f"order  {order_of(config, dataset).describe()}")
     if config.dry_run:
         print(json.dumps(dataclasses.asdict(config), indent=1))
 

@@ -113,6 +113,18 @@ def test_resumed_run_is_bitwise_equal(data: str, tmp_path: Path, cut: int) -> No
     assert kept[0] == kept[1]
 
 
+def test_windows_drop_and_carry_are_choices_of_the_run(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_for(data, tmp_path / "a", max_images=4 * BATCH, window_shards=1, partitions=2, remainder="drop")
+    command.main(dataclasses.replace(config, global_batch=10))
+    assert "the rest of 8 is dropped, in windows of 1 shards in each of 2 partitions" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="9 cannot be divided by 2 partitions"):
+        command.main(dataclasses.replace(config, global_batch=9))
+    with pytest.raises(ValueError, match="partitions was 2 and is now 1"):
+        command.main(dataclasses.replace(config, global_batch=10, partitions=1))
+
+
 def test_gradient_accumulation_changes_nothing_but_rounding(data: str, tmp_path: Path) -> None:
     whole = train_alone(config_for(data, tmp_path / "a", max_images=5 * BATCH))
     pieces = train_alone(config_for(data, tmp_path / "b", max_images=5 * BATCH, micro_batch=3))
