@@ -50,7 +50,7 @@ def main() -> None:
 def measure(source: Source, recipe: Recipe, images: Sequence[SourceImage], out: str, rounds: int) -> dict[str, Any]:
     """All figures, from one run."""
     memory_before_mb = peak_memory_mb()
-    pack(source, recipe, images, out, None, shards=2)  # of about the default size
+    pack(source, recipe, images, out, None)
     figures: dict[str, Any] = {"images": len(images), "peak_memory_mb": peak_memory_mb()}
     files = [source.read(image) for image in images]
     codec, whole = [], []
@@ -104,11 +104,9 @@ def _encode_read(source: Source, recipe: Recipe, images: Sequence[SourceImage]) 
     encode(source, recipe, images, [source.read(image) for image in images])
 
 
-def pack(
-    source: Source, recipe: Recipe, images: Sequence[SourceImage], out: str, workers: int | None, shards: int = 8
-) -> None:
-    """Make all shards of these images at `out`, in this process or on Ray."""
-    config = ShardConfig(images_per_shard=-(-len(images) // shards))
+def pack(source: Source, recipe: Recipe, images: Sequence[SourceImage], out: str, workers: int | None) -> None:
+    """Make all shards of these images at `out`: of the default size in this process, or twenty on Ray."""
+    config = ShardConfig(images_per_shard=-(-len(images) // 20) if workers else None)
     plan = plan_for(_Chosen(source, images), recipe, config)  # type: ignore[arg-type]
     store = open_storage(out)
     with locked(store) as lock:
@@ -156,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", default="celeba", help="their layout (default: %(default)s)")
     parser.add_argument("--size", type=int, help="px (default: the source's)")
     parser.add_argument("--images", type=int, default=4800, help="how many (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=8, help="measurements, alternating (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=6, help="measurements, alternating (default: %(default)s)")
     parser.add_argument("--degrade", nargs="*", default=["jpeg:10,20,30,40", "mask:box"])
     parser.add_argument("--tmp", help="folder for temporary files")
     return parser

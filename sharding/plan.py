@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def make_plan(
             name = f"{split}-{start // images_per_shard:05d}.tar"
             shards.append(ShardPlan(len(shards), name, split, chosen))
     settings = {**settings, "shuffle_seed": shuffle_seed, "images_per_shard": images_per_shard}
-    listing = [[asdict(image) for image in shard.images] for shard in shards]
+    listing = [[[i.key, i.file, i.split, i.label] for i in shard.images] for shard in shards]
     digest = hashlib.sha256(json.dumps([settings, listing], sort_keys=True).encode()).hexdigest()
     return Plan(tuple(shards), settings, digest)
 
