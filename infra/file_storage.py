@@ -33,7 +33,7 @@ class FileStorage(Storage):
             source.seek(start)
             return source.read(-1 if size is None else size)
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, sha256: str | None = None) -> None:
         path = self._path(name)
         with file_errors(path), new_file(path) as target:
             target.write(data)
@@ -63,8 +63,8 @@ class FileStorage(Storage):
         with file_errors(path):
             return path.stat().st_size if path.is_file() else None
 
-    def md5(self, name: str) -> str | None:
-        digest = hashlib.md5(usedforsecurity=False)
+    def sha256(self, name: str) -> str | None:
+        digest = hashlib.sha256()
         try:
             with self._open(name) as source:
                 while chunk := source.read(_COPY_BYTES):

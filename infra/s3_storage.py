@@ -36,6 +36,7 @@ _PART_BYTES = 16 << 20
 _PARTS_AT_ONCE = 8
 _MOST_PARTS = 10_000
 _WRITER = "irae-writer"
+_SHA256 = "irae-sha256"
 
 _making = threading.Lock()
 
@@ -75,9 +76,11 @@ class S3Storage(Storage):
             self._download(name, content, start, None if size is None else start + size)
             return content.getvalue()
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, sha256: str | None = None) -> None:
+        # S3 compares the content with the MD5, so that what it holds is what the SHA-256 beside it was made of.
+        metadata = {_SHA256: sha256} if sha256 else {}
         with self._errors(name):
-            _client().put_object(**self._object(name), Body=data, ContentMD5=_md5(data))
+            _client().put_object(**self._object(name), Body=data, ContentMD5=_md5(data), Metadata=metadata)
 
     def put_new(self, name: str, data: bytes) -> bool:
         writer = uuid.uuid4().hex
@@ -114,15 +117,12 @@ class S3Storage(Storage):
         except FileNotFoundError:
             return None
 
-    def md5(self, name: str) -> str | None:
+    def sha256(self, name: str) -> str | None:
         try:
             with self._errors(name):
-                answer = _client().head_object(**self._object(name))
+                return _client().head_object(**self._object(name))["Metadata"].get(_SHA256)
         except FileNotFoundError:
             return None
-        etag = answer["ETag"].strip('"')
-        encrypted = answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer
-        return etag if re.fullmatch("[0-9a-f]{32}", etag) and not encrypted else None
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         folder_of(prefix)

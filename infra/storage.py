@@ -51,8 +51,11 @@ class Storage(abc.ABC):
         """
 
     @abc.abstractmethod
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file whole, over an older one if there is one; returns once the store has confirmed it."""
+    def put(self, name: str, data: bytes, sha256: str | None = None) -> None:
+        """Write a file whole, over an older one if there is one; returns once the store has confirmed it.
+
+        `sha256`, of the data, is recorded on S3 for the method `sha256`.
+        """
 
     @abc.abstractmethod
     def put_new(self, name: str, data: bytes) -> bool:
@@ -74,10 +77,10 @@ class Storage(abc.ABC):
         """The size of a file in bytes, None when there is no such file."""
 
     @abc.abstractmethod
-    def md5(self, name: str) -> str | None:
-        """The MD5 of a file's content as hexadecimal digits, from the store's own record where it keeps one.
+    def sha256(self, name: str) -> str | None:
+        """The SHA-256 of a file's content as hexadecimal digits; on S3 as `put` was told it, without a download.
 
-        None when there is no such file, or (S3) it went up in parts or encrypted, so that no MD5 of it is kept.
+        None when there is no such file, or S3 has no record.
         """
 
     @abc.abstractmethod

@@ -191,7 +191,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
     For uint8 arrays of up to 4 axes; numpy's own writer pads its header differently from version to version.
     """
     assert array.dtype == np.uint8, array.dtype
-    return npy_header(array.shape) + array.tobytes()
+    return b"".join((npy_header(array.shape), np.ascontiguousarray(array).data))
 
 
 @functools.lru_cache(maxsize=16)

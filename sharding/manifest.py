@@ -100,7 +100,7 @@ class Dataset:
 
     @property
     def shards(self) -> list[dict[str, Any]]:
-        """name, split, samples, bytes, sha256 and md5 of each."""
+        """name, split, samples, bytes and sha256 of each."""
         return self.info["shards"]
 
     @property

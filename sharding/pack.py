@@ -52,7 +52,6 @@ class Part:
     split: str
     size_bytes: int = 0
     sha256: str = ""
-    md5: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     bad: list[dict[str, str]] = field(default_factory=list)
 
@@ -64,7 +63,6 @@ class Part:
             "samples": len(self.rows),
             "bytes": self.size_bytes,
             "sha256": self.sha256,
-            "md5": self.md5,
         }
 
     def to_bytes(self) -> bytes:
@@ -95,21 +93,20 @@ def put_shard(
     expected_sha256: str | None = None,
     check_still_ours: Callable[[], None] = lambda: None,
 ) -> Part:
-    """Put the shard on the store, then its part, now with the checksums: a shard without a part counts as not there.
+    """Put the shard on the store, then its part, now with the checksum: a shard without a part counts as not there.
 
     `check_still_ours` is called just before. Raises ValueError, and puts nothing, when the shard should have
     `expected_sha256` and has not.
     """
     part.size_bytes = len(tar)
     part.sha256 = hashlib.sha256(tar).hexdigest()
-    part.md5 = hashlib.md5(tar, usedforsecurity=False).hexdigest()
     if expected_sha256 not in (None, part.sha256):
         raise ValueError(
             f"{store.url}/{part.name} is damaged and cannot be made again: the images or the encoders have changed "
             "since; bring back the old ones, or make the whole data set anew with --overwrite."
         )
     check_still_ours()
-    store.put(part.name, tar)
+    store.put(part.name, tar, part.sha256)
     store.put(part_name(part.name), part.to_bytes())
     return part
 
@@ -140,7 +137,7 @@ class Tar:
 
 
 def build_shard(source: Source, plan: ShardPlan, recipe: Recipe) -> tuple[bytes, Part]:
-    """The shard's bytes and its part, yet without checksums. ValueError when an image cannot be read."""
+    """The shard's bytes and its part, yet without its checksum. ValueError when an image cannot be read."""
     part = Part(plan.name, plan.split)
     tar = Tar()
     for image in plan.images:

@@ -67,15 +67,13 @@ def shard_problem(store: Store, shard: dict[str, Any], deep: bool = False) -> st
         return "is missing"
     if size_bytes != shard["bytes"]:
         return f"has {size_bytes} bytes instead of {shard['bytes']}"
-    md5 = None if deep else store.md5(shard["name"])
-    if md5 is None:
+    recorded = None if deep else store.sha256(shard["name"])
+    if recorded is None:
         try:
-            data = store.get(shard["name"])
+            recorded = hashlib.sha256(store.get(shard["name"])).hexdigest()
         except FileNotFoundError:
             return "is missing"
-        same = hashlib.sha256(data).hexdigest() == shard["sha256"]
-    else:
-        same = md5 == shard["md5"]
+    same = recorded == shard["sha256"]
     return None if same else "holds other bytes than were written"
 
 

@@ -74,7 +74,7 @@ def test_the_same_input_gives_the_same_bytes_and_other_input_others(tmp_path: Pa
     tar, _ = build_shard(source, shard, RECIPE)
     part = pack_shard(source, shard, RECIPE, store)
     assert store.get(shard.name) == tar
-    assert part.sha256 == hashlib.sha256(tar).hexdigest() and part.md5 == store.md5(shard.name)
+    assert part.sha256 == hashlib.sha256(tar).hexdigest() and part.sha256 == store.sha256(shard.name)
     assert Part.from_bytes(store.get(part_name(shard.name))) == part
     for other in (Recipe(RECIPE.degradations, bits=5), Recipe(RECIPE.degradations, seed=1), Recipe()):
         assert build_shard(source, shard, other)[0] != tar
