@@ -132,8 +132,9 @@ def make_dataset(
 def make_missing(
     source: Source, plan: Plan, recipe: Recipe, store: Storage, lock: Lock, config: ShardConfig, found: Kept
 ) -> None:
-    """Make the shards that are to do. ValueError when more images were unusable than allowed."""
+    """Make the shards that are to do; metrics.json says how fast. ValueError for more unusable images than allowed."""
     from pipeline.shard_tasks import Job, choose_workers, make_shards
+    from sharding.claim import METRICS
 
     workers = choose_workers(config, len(found.todo))
     how = "in this process" if workers is None else f"on Ray with {workers or 'all'} workers"
@@ -147,7 +148,10 @@ def make_missing(
             bad += made.bad
             progress.update(done, f"{done / (time.monotonic() - begin):,.0f} images/s")
     elapsed_s = time.monotonic() - begin
-    print(f"{done:,} images in {elapsed_s:.1f} s, {done / max(elapsed_s, 1e-9):,.0f} images/s")
+    per_sec = done / max(elapsed_s, 1e-9)
+    print(f"{done:,} images in {elapsed_s:.1f} s, {per_sec:,.0f} images/s")
+    metrics = {"images": done, "elapsed_s": elapsed_s, "images_per_sec": per_sec, "unusable": len(bad)}
+    store.put(METRICS, json.dumps({**metrics, "shards": len(found.todo), "workers": workers}, indent=1).encode())
     if found.info is None:
         refuse_bad(store, bad, config.max_bad)
 

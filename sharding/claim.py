@@ -15,6 +15,8 @@ from sharding.store import Store
 from sharding.verify import shard_problem
 
 PLAN, QUARANTINE = "plan.json", "quarantine.json"
+METRICS = "metrics.json"
+"""How fast the last run was: the one file that depends on more than the images and the settings."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def clear(store: Store) -> None:
     """Delete a data set, dataset.json first and plan.json last; files that are not a data set's stay."""
     store.delete(DATASET)
     for entry in store.list():
-        if _is_shard(entry.name) or entry.name in (MANIFEST, QUARANTINE) or entry.name.startswith(PARTS):
+        if _is_shard(entry.name) or entry.name in (MANIFEST, QUARANTINE, METRICS) or entry.name.startswith(PARTS):
             store.delete(entry.name)
     store.delete(PLAN)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from infra.storage import Storage
+from sharding.claim import METRICS
 from sharding.manifest import publish
 from sharding.pack import PARTS, Part, Recipe, pack_shard, part_name
 from sharding.plan import Plan, make_plan
@@ -57,5 +58,5 @@ def shard(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 def contents(store: Storage) -> dict[str, bytes]:
-    """Every file of a data set."""
-    return {entry.name: store.get(entry.name) for entry in store.list()}
+    """Every file of a data set that depends on nothing but the images and the settings."""
+    return {entry.name: store.get(entry.name) for entry in store.list() if entry.name != METRICS}

@@ -50,6 +50,7 @@ def test_the_whole_way_on_s3_with_ray(s3_url: str, tmp_path: Path, workers: str)
     rows = pq.read_table(_local(store.at("runs", "first"), "metrics.parquet", tmp_path)).to_pylist()
     assert [round(row["epoch"]) for row in rows if row["val_psnr_db"]] == [1, 2, 3, 4]
     assert store.list("runs/first/tensorboard/events")
+    assert json.loads(store.get("data/synthetic/metrics.json"))["images"] == 80
     result = run("evaluate", "--examples", "2", **environment)
     assert "PSNR" in result.stdout
     metrics = first.read_json("evaluations/synthetic-test-noise25/metrics.json")
