@@ -72,7 +72,7 @@ class S3Storage(Storage):
             options = {} if start == 0 and size is None else {"Range": f"bytes={start}-{end}"}
             return _read(**self._object(name), **options)
 
-    def put(self, name: str, data: bytes, sha256: str | None = None) -> None:
+    def put(self, name: str, data: bytes | bytearray, sha256: str | None = None) -> None:
         # S3 compares the content with the MD5, so that what it holds is what the SHA-256 beside it was made of.
         metadata = {_SHA256: sha256} if sha256 else {}
         with self._errors(name):
@@ -269,5 +269,5 @@ def _read(**request: str) -> bytes:
     raise AssertionError("unreachable")
 
 
-def _md5(data: bytes) -> str:
+def _md5(data: bytes | bytearray) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
