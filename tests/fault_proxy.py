@@ -42,6 +42,8 @@ class Faults:
     most_bytes: int = 1 << 20
     """A cut comes after 1 to so many bytes, small numbers as often as large ones, or earlier at a request's end."""
     trickle_bytes_per_s: int = 100_000
+    in_a_row: int = 3
+    """After so many spoilt requests one is good, so that a client that tries often enough succeeds."""
     at_most: int | None = None
     """So many faults, and then a good connection."""
 
@@ -55,6 +57,7 @@ class FaultProxy:
         self.faults = faults or Faults()
         self.met: Counter[str] = Counter()
         self._random = random.Random(seed)
+        self._row = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="fault-proxy")
 
@@ -87,6 +90,8 @@ class FaultProxy:
         spoilt = self.met.total() - self.met["good"]
         if self.faults.at_most is not None and spoilt >= self.faults.at_most:
             kind = "good"
+        self._row = 0 if kind == "good" or self._row >= self.faults.in_a_row else self._row + 1
+        kind = kind if self._row else "good"
         self.met[kind] += 1
         return kind, after_bytes
 

