@@ -59,8 +59,8 @@ def write_both(source: Source, count: int, raw: Path, png: Path) -> int:
         for image in shard.images:
             encoded = io.BytesIO()
             Image.fromarray(source.pixels(image, source.read(image))).save(encoded, "PNG")
-            add_sample(pngs, shard, image, b"", [Field("clean", "png", encoded.getvalue())])
-        (png / shard.name).write_bytes(pngs.to_bytes())
+            add_sample(pngs, shard, image, "", [Field("clean", "png", encoded.getvalue())])
+        (png / shard.name).write_bytes(pngs.finish())
     publish(store, parts, {"name": "layout", "image_size": source.size, "bits": 8}, {"clean": "npy"})
     return len(images)
 

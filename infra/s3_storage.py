@@ -76,7 +76,7 @@ class S3Storage(Storage):
             self._download(name, content, start, None if size is None else start + size)
             return content.getvalue()
 
-    def put(self, name: str, data: bytes, sha256: str | None = None) -> None:
+    def put(self, name: str, data: bytes | bytearray, sha256: str | None = None) -> None:
         # S3 compares the content with the MD5, so that what it holds is what the SHA-256 beside it was made of.
         metadata = {_SHA256: sha256} if sha256 else {}
         with self._errors(name):
@@ -259,5 +259,5 @@ def _upload_parts(path: Path, size_bytes: int, place: dict[str, str]) -> None:
         raise
 
 
-def _md5(data: bytes) -> str:
+def _md5(data: bytes | bytearray) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

@@ -33,7 +33,7 @@ class FaultProxy:
 
     share: of the requests chosen by `spoils` (method, path), how many are spoiled.
     kinds: of FAULTS or UPLOAD_FAULTS, or "silent": the connection stays open and nothing comes.
-    most: faults in all; None is without end.
+    most: faults in all; None is without end. most_in_a_row: after so many, one request is let through.
     share, kinds and most may be changed meanwhile.
     """
 
@@ -46,12 +46,14 @@ class FaultProxy:
         kinds: Sequence[str] = FAULTS,
         most: int | None = None,
         trickle_blocks: int | None = 4,
+        most_in_a_row: int | None = None,
         spoils: Callable[[str, str], bool] = lambda method, path: method == "GET",
     ) -> None:
         address = urlsplit(upstream)
         self._upstream = (address.hostname, address.port)
         self._random = random.Random(seed)
         self.share, self.kinds, self.most, self.spoils = share, kinds, most, spoils
+        self.most_in_a_row, self._row = most_in_a_row, 0
         self.trickle_blocks = trickle_blocks
         """Blocks that trickle before the rest comes at once; None: all of them."""
         self.injected: Counter[str] = Counter()
@@ -81,8 +83,10 @@ class FaultProxy:
     def _choose(self, method: str, path: str) -> str | None:
         if not self.spoils(method, path) or (self.most is not None and self.injected.total() >= self.most):
             return None
-        if self._random.random() >= self.share:
+        if self._random.random() >= self.share or self._row == self.most_in_a_row:
+            self._row = 0
             return None
+        self._row += 1
         kind = self._random.choice(self.kinds)
         self.injected[kind] += 1
         return kind

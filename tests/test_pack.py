@@ -44,7 +44,7 @@ def test_the_end_is_tarfile_s(content_bytes: int) -> None:
     assert len(buffer.getvalue()) == tar_end(content_bytes)
 
 
-def members_of(tar: bytes) -> list[tarfile.TarInfo]:
+def members_of(tar: bytearray) -> list[tarfile.TarInfo]:
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         return opened.getmembers()
 
