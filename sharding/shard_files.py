@@ -65,8 +65,8 @@ class ShardFiles:
         return ValueError(
             f"the shard {self.dataset.store.url}/{info['name']} is missing or damaged (SHA-256 "
             f"{found[:12] if found else 'none'}, expected {info['sha256'][:12]}), and with it {len(keys)} samples: "
-            f"{', '.join(keys[:3])}{', ...' * (len(keys) > 3)}; run the command that made the data set again, with --deep: "
-            "it redoes damaged shards."
+            f"{', '.join(keys[:3])}{', ...' * (len(keys) > 3)}; run the command that made the data set "
+            "again, with --deep: it redoes damaged shards."
         )
 
 
