@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -40,6 +42,7 @@ def guarded(action: Callable[[], None]) -> int:
     """Exit code of the action: 0, 2 for an error that a user can mend, 130 when interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # in a log file, lines stay in order with those of stderr
+    signal.signal(signal.SIGINT, _note_interrupt)
     try:
         action()
     except ValueError as error:
@@ -52,6 +55,15 @@ def guarded(action: Callable[[], None]) -> int:
         print("interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
     return 0
+
+
+_interrupted = threading.Event()
+
+
+def _note_interrupt(signal_number: int, frame: object) -> None:
+    """Ctrl-C. Noted as well as raised: a library's callback that it happens to meet would swallow it."""
+    _interrupted.set()
+    raise KeyboardInterrupt
 
 
 class ProgressLine:
@@ -82,7 +94,9 @@ class ProgressLine:
             self.bar.stop()
 
     def update(self, done: float, text: str = "") -> None:
-        """Show how much is done, of `total`, in `unit`."""
+        """Show how much is done, of `total`, in `unit`. Raises KeyboardInterrupt when one was swallowed before."""
+        if _interrupted.is_set() and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
         self.first = self.first or (done, time.monotonic())
         if self.bar:
             self.bar.update(self.task, completed=done, text=text)
