@@ -33,7 +33,7 @@ class FileStorage(Storage):
             source.seek(start)
             return source.read(-1 if size is None else size)
 
-    def put(self, name: str, data: bytes | bytearray, sha256: str | None = None) -> None:
+    def put(self, name: str, data: bytes | memoryview, sha256: str | None = None) -> None:
         path = self._path(name)
         with file_errors(path), new_file(path) as target:
             target.write(data)

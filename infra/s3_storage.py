@@ -76,11 +76,11 @@ class S3Storage(Storage):
             self._download(name, content, start, None if size is None else start + size)
             return content.getvalue()
 
-    def put(self, name: str, data: bytes | bytearray, sha256: str | None = None) -> None:
+    def put(self, name: str, data: bytes | memoryview, sha256: str | None = None) -> None:
         # S3 compares the content with the MD5, so that what it holds is what the SHA-256 beside it was made of.
         metadata = {_SHA256: sha256} if sha256 else {}
         with self._errors(name):
-            _client().put_object(**self._object(name), Body=data, ContentMD5=_md5(data), Metadata=metadata)
+            _client().put_object(**self._object(name), Body=bytes(data), ContentMD5=_md5(data), Metadata=metadata)
 
     def put_new(self, name: str, data: bytes) -> bool:
         writer = uuid.uuid4().hex
@@ -259,5 +259,5 @@ def _upload_parts(path: Path, size_bytes: int, place: dict[str, str]) -> None:
         raise
 
 
-def _md5(data: bytes | bytearray) -> str:
+def _md5(data: bytes | memoryview) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

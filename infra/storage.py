@@ -51,7 +51,7 @@ class Storage(abc.ABC):
         """
 
     @abc.abstractmethod
-    def put(self, name: str, data: bytes | bytearray, sha256: str | None = None) -> None:
+    def put(self, name: str, data: bytes | memoryview, sha256: str | None = None) -> None:
         """Write a file whole, over an older one if there is one; returns once the store has confirmed it.
 
         `sha256`, of the data, is recorded on S3 for the method `sha256`.

@@ -5,6 +5,7 @@ A task may be lost and run again, or run twice: its shard's bytes are determined
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any
 
 from pipeline.config import ShardConfig
 from sharding.lock import Lock
-from sharding.pack import Part, Recipe, build_shard, pack_shard, put_shard
+from sharding.pack import Part, Recipe, Tar, build_shard, pack_shard, put_shard
 from sharding.plan import ShardPlan
 from sharding.sources import Source
 from sharding.store import Store
@@ -63,11 +64,11 @@ def _in_this_process(job: Job, shards: Sequence[ShardPlan]) -> Iterator[Made]:
     """One shard is packed while the one before it is put on the store: two are in memory."""
     with ThreadPoolExecutor(1) as uploads:
         uploading = None
-        for shard in shards:
-            tar, part = build_shard(job.source, shard, job.recipe)
+        for shard, tar in zip(shards, itertools.cycle((Tar(), Tar()))):
+            content, part = build_shard(job.source, shard, job.recipe, tar)
             if uploading:
                 yield _made(uploading.result())
-            uploading = uploads.submit(put_shard, tar, part, job.store, job.sha256.get(shard.name), job.lock.check)
+            uploading = uploads.submit(put_shard, content, part, job.store, job.sha256.get(shard.name), job.lock.check)
         if uploading:
             yield _made(uploading.result())
 

@@ -29,7 +29,7 @@ PARTS = "parts/"
 """Where finished shards' rows lie until the manifest is written."""
 BLOCK_BYTES = 512
 LONGEST_NAME = 100
-READERS, READ_BATCH = 2, 8
+MOST_READERS, READ_BATCH = 8, 8
 """Threads that read files ahead, and how many files each takes at once."""
 _EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 
@@ -86,12 +86,12 @@ def pack_shard(
     check_still_ours: Callable[[], None] = lambda: None,
 ) -> Part:
     """`build_shard`, then `put_shard`: one shard is in memory."""
-    tar, part = build_shard(source, plan, recipe)
-    return put_shard(tar, part, store, expected_sha256, check_still_ours)
+    content, part = build_shard(source, plan, recipe)
+    return put_shard(content, part, store, expected_sha256, check_still_ours)
 
 
 def put_shard(
-    tar: bytearray,
+    content: bytes | memoryview,
     part: Part,
     store: Store,
     expected_sha256: str | None = None,
@@ -102,15 +102,15 @@ def put_shard(
     `check_still_ours` is called just before. Raises ValueError, and puts nothing, when the shard should have
     `expected_sha256` and has not.
     """
-    part.size_bytes = len(tar)
-    part.sha256 = hashlib.sha256(tar).hexdigest()
+    part.size_bytes = len(content)
+    part.sha256 = hashlib.sha256(content).hexdigest()
     if expected_sha256 not in (None, part.sha256):
         raise ValueError(
             f"{store.url}/{part.name} is damaged and cannot be made again: the images or the encoders have changed "
             "since; bring back the old ones, or make the whole data set anew with --overwrite."
         )
     check_still_ours()
-    store.put(part.name, tar, part.sha256)
+    store.put(part.name, content, part.sha256)
     store.put(part_name(part.name), part.to_bytes())
     return part
 
@@ -121,11 +121,16 @@ def part_name(shard_name: str) -> str:
 
 
 class Tar:
-    """A growing tar in one buffer, which is made with room for a usual shard: to let it grow bit by bit is slow."""
+    """A tar that grows in one buffer. The buffer is made with room for a usual shard, since to let it grow bit by bit
+    is slow; and it can be used again, since fresh memory is slow as well."""
 
     def __init__(self) -> None:
         self.size_bytes = 0
-        self._buffer = bytearray(SHARD_BYTES * 5 // 4)
+        self._buffer = memoryview(bytearray(SHARD_BYTES * 5 // 4))
+
+    def clear(self) -> None:
+        """Begin anew; what `finish` gave before is lost."""
+        self.size_bytes = 0
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member; where its content begins."""
@@ -134,26 +139,31 @@ class Tar:
         after = end + -len(data) % BLOCK_BYTES
         self._make_room(after)
         self._buffer[offset - BLOCK_BYTES : offset] = tar_header(name, len(data))
-        self._buffer[offset:end] = data  # what follows up to the block's end is zero already
+        self._buffer[offset:end] = data
+        self._buffer[end:after] = bytes(after - end)
         self.size_bytes = after
         return offset
 
-    def finish(self) -> bytearray:
-        """The whole tar with its end."""
-        size_bytes = self.size_bytes + tar_end(self.size_bytes)
-        self._make_room(size_bytes)
-        del self._buffer[size_bytes:]
-        return self._buffer
+    def finish(self) -> memoryview:
+        """The whole tar with its end: no copy, so it changes with the next member."""
+        end = self.size_bytes + tar_end(self.size_bytes)
+        self._make_room(end)
+        self._buffer[self.size_bytes : end] = bytes(end - self.size_bytes)
+        return self._buffer[:end]
 
     def _make_room(self, size_bytes: int) -> None:
         if size_bytes > len(self._buffer):
-            self._buffer += bytes(max(len(self._buffer), size_bytes))
+            self._buffer = memoryview(bytearray(self._buffer) + bytes(size_bytes))
 
 
-def build_shard(source: Source, plan: ShardPlan, recipe: Recipe) -> tuple[bytearray, Part]:
-    """The shard's bytes and its part, yet without its checksum. ValueError when an image cannot be read."""
+def build_shard(source: Source, plan: ShardPlan, recipe: Recipe, tar: Tar | None = None) -> tuple[memoryview, Part]:
+    """The shard's bytes, and its part, yet without its checksum. ValueError when an image cannot be read.
+
+    The bytes lie in `tar`, which may have served before, or in a new one.
+    """
     part = Part(plan.name, plan.split)
-    tar = Tar()
+    tar = tar or Tar()
+    tar.clear()
     for image, data, source_sha256 in read_ahead(source, plan.images):
         try:
             fields = image_fields(source, image, data, recipe)
@@ -167,14 +177,18 @@ def build_shard(source: Source, plan: ShardPlan, recipe: Recipe) -> tuple[bytear
 def read_ahead(source: Source, images: Sequence[SourceImage]) -> Iterator[tuple[SourceImage, bytes, str]]:
     """Each image in order with its file's bytes and their SHA-256, read by threads while others are decoded.
 
-    On a network disk, waiting for one small file after the other would take longer than the codecs.
+    On a network disk, waiting for one small file after the other would take longer than the codecs. On a local one a
+    second reader only takes the processor from them, so there are more only once it was waited for.
     """
     batches = (images[start : start + READ_BATCH] for start in range(0, len(images), READ_BATCH))
-    with ThreadPoolExecutor(READERS) as threads:
+    readers = 1
+    with ThreadPoolExecutor(MOST_READERS) as threads:
         pending: deque[Future[list[tuple[SourceImage, bytes, str]]]] = deque()
         for batch in batches:
             pending.append(threads.submit(lambda batch: [_read(source, image) for image in batch], batch))
-            if len(pending) > READERS:
+            if len(pending) > readers:
+                if not pending[0].done():
+                    readers = min(readers + 1, MOST_READERS)
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()

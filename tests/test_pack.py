@@ -23,7 +23,7 @@ from infra.storage import open_storage
 from sharding.decode import BadImage
 from sharding.degrade import parse_degradations
 from sharding.manifest import Dataset
-from sharding.pack import Part, Recipe, build_shard, pack_shard, part_name, quantise, tar_end, tar_header
+from sharding.pack import Part, Recipe, Tar, build_shard, pack_shard, part_name, quantise, tar_end, tar_header
 from sharding.sources import SourceImage
 
 RECIPE = Recipe(tuple(parse_degradations(["jpeg:10,90:444", "mask:box,brush"])))
@@ -44,7 +44,7 @@ def test_the_end_is_tarfile_s(content_bytes: int) -> None:
     assert len(buffer.getvalue()) == tar_end(content_bytes)
 
 
-def members_of(tar: bytearray) -> list[tarfile.TarInfo]:
+def members_of(tar: memoryview) -> list[tarfile.TarInfo]:
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         return opened.getmembers()
 
@@ -78,6 +78,24 @@ def test_the_same_input_gives_the_same_bytes_and_other_input_others(tmp_path: Pa
     assert Part.from_bytes(store.get(part_name(shard.name))) == part
     for other in (Recipe(RECIPE.degradations, bits=5), Recipe(RECIPE.degradations, seed=1), Recipe()):
         assert build_shard(source, shard, other)[0] != tar
+
+
+def test_a_buffer_that_served_a_larger_shard_gives_the_same_bytes() -> None:
+    source, used = small_source(), Tar()
+    used.add("x", b"\xff" * (1 << 21))
+    for shard in small_plan(source).shards:
+        assert build_shard(source, shard, RECIPE, used)[0] == build_shard(source, shard, RECIPE)[0]
+
+
+def test_a_tar_larger_than_its_first_buffer_is_whole() -> None:
+    tar = Tar()
+    contents = [bytes([number]) * (11 << 20) for number in range(6)]
+    offsets = [tar.add(f"{number}.bin", content) for number, content in enumerate(contents)]
+    whole = tar.finish()
+    assert [member.offset_data for member in members_of(whole)] == offsets
+    assert all(
+        whole[offset : offset + len(content)] == content for offset, content in zip(offsets, contents, strict=True)
+    )
 
 
 def test_stock_webdataset_reads_every_field(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

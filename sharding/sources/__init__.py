@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".t
 HASH_SPLIT = "90/5/5 by the hash of the key"
 MIN_SIZE = 8
 LONGEST_KEY = 80
+_READ_BYTES = 1 << 17
 """With a field's name behind it, such a key still fits the 100 characters of a plain tar header."""
 
 _SOURCES = {
@@ -131,9 +132,15 @@ def image_names(folder: Path) -> set[str]:
 
 
 def read_file(root: Path, file: str) -> bytes:
-    """The bytes of root/file, at half the time that pathlib takes for a small one."""
-    with open(f"{root}/{file}", "rb", buffering=0) as opened:
-        return opened.read()
+    """The bytes of root/file by four system calls: for a small file, `open` spends as long again on further ones."""
+    descriptor = os.open(f"{root}/{file}", os.O_RDONLY)
+    try:
+        data = os.read(descriptor, _READ_BYTES)
+        while more := os.read(descriptor, _READ_BYTES):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def is_image(name: str) -> bool:
