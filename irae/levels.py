@@ -27,8 +27,8 @@ def run_steps(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
     """The steps one after the other."""
     if reversible and torch.is_grad_enabled():
         return run_reversible(x, steps)
-    for step in steps:
-        x = step(x)
+    for step, folded in zip(steps, type(steps[0]).folded(steps), strict=True):
+        x = step.run(x, folded)
     return x
 
 
@@ -36,8 +36,8 @@ def run_steps_back(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Te
     """Their inverses, the last step first."""
     if reversible and torch.is_grad_enabled():
         return run_reversible(x, steps, backwards=True)
-    for step in reversed(steps):
-        x = step.inverse(x)
+    for step, folded in zip(reversed(steps), reversed(type(steps[0]).folded(steps, undo=True)), strict=True):
+        x = step.undo(x, folded)
     return x
 
 

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irae.flow import CouplingWeights, FlowStep, GenerativeStep, conv1x1, coupling_net, inverted
+from irae.flow import CouplingWeights, FlowStep, GenerativeStep, conv1x1, coupling_net
 
 
 @dataclass(frozen=True)
 class Affine:
     """y = M x + b at every pixel. Tensors: M (c, c), b (c,)."""
 
+    undoing: tuple[Tensor, Tensor]
+    """Matrix and bias of the inverse: no gradient passes through them."""
     tensor_count = 2
 
     def run(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
@@ -30,8 +32,8 @@ class Affine:
 
     def undo(self, y: Tensor, grad: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         """The input, and the gradients of the input and of the tensors, from the output and its gradient."""
-        matrix, bias = tensors
-        x = conv1x1(y, *inverted(matrix, bias))
+        matrix, _ = tensors
+        x = conv1x1(y, *self.undoing)
         grad_columns, x_columns = pixels_by_channels(grad), pixels_by_channels(x)
         return x, conv1x1(grad, matrix.t()), (grad_columns.t() @ x_columns, grad_columns.sum(0))
 
@@ -102,16 +104,19 @@ class _Chain(torch.autograd.Function):
 
 def run_reversible(x: Tensor, steps: Sequence[FlowStep], backwards: bool = False) -> Tensor:
     """The steps one after the other (or their inverses, last step first), keeping nothing but the result."""
+    kind = type(steps[0])
+    with torch.no_grad():
+        undoing = list(zip(*kind.affines(steps, undo=not backwards), strict=True))
+    in_order = list(zip(steps, kind.folded(steps, undo=backwards), undoing, strict=True))
     layers: list[Layer] = []
     tensors: list[Tensor] = []
-    for step in reversed(steps) if backwards else steps:
-        affine = inverted(*step.affine()) if backwards else step.affine()
+    for step, folded, its_undoing in reversed(in_order) if backwards else in_order:
         parts: list[tuple[Layer, Sequence[Tensor]]] = [
-            (Affine(), affine),
-            (Coupling(step.coupling.scale_min, backwards), step.coupling.folded()),
+            (Affine(its_undoing), (folded.matrix, folded.bias)),
+            (Coupling(step.coupling.scale_min, backwards), folded.net),
         ]
         # The generative step has the coupling first, and so has the inverse of the other one.
-        for layer, its_tensors in reversed(parts) if isinstance(step, GenerativeStep) != backwards else parts:
+        for layer, its_tensors in reversed(parts) if issubclass(kind, GenerativeStep) != backwards else parts:
             layers.append(layer)
             tensors.extend(its_tensors)
     return _Chain.apply(x, layers, *tensors)
