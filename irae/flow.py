@@ -296,9 +296,12 @@ class FlowStep(Bijection):
         """`inverse` with the step's weights for it at hand."""
         return conv1x1(self.coupling.undo(y, folded.net), folded.matrix, folded.bias)
 
+    def before_coupling(self, x: Tensor) -> Tensor:
+        """What the coupling is given when x enters the step."""
+        return self.conv(self.norm(x))
+
     def log_det(self, x: Tensor) -> Tensor:
-        h = self.conv(self.norm(x))
-        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(h)
+        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(self.before_coupling(x))
 
     def initialise(self, x: Tensor) -> Tensor:
         return self.coupling.initialise(self.conv(self.norm.initialise(x)))
@@ -317,8 +320,8 @@ class GenerativeStep(FlowStep):
     def undo(self, y: Tensor, folded: Folded) -> Tensor:
         return self.coupling.undo(conv1x1(y, folded.matrix, folded.bias), folded.net)
 
-    def log_det(self, x: Tensor) -> Tensor:
-        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(x)
+    def before_coupling(self, x: Tensor) -> Tensor:
+        return x
 
     def initialise(self, x: Tensor) -> Tensor:
         return self.norm.initialise(self.conv(self.coupling.initialise(x)))

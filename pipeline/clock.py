@@ -55,6 +55,11 @@ class Clock:
             if is_due
         ]
 
+    @property
+    def time_share(self) -> float:
+        """Of --max-minutes, what is used up; 0 without."""
+        return self.train_s / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
+
     def checkpoint_done(self) -> None:
         self._saved_at = time.monotonic()
 

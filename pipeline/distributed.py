@@ -55,6 +55,7 @@ class Team:
         if failed:
             raise OtherWorkerFailed("another worker could not go on; its message says why.")
 
+    @torch.no_grad()
     def same_as_first_(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first worker's values into every worker's tensors."""
         if self.world_size > 1:
@@ -70,7 +71,7 @@ class FlatGradients:
     lost by not overlapping.
     """
 
-    SIGNALS = ("loss", "failed", "log", "checkpoint", "stop")
+    SIGNALS = ("loss", "failed", "log", "checkpoint", "stop", "time_share")
 
     def __init__(self, model: nn.Module) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]

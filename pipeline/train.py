@@ -53,6 +53,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
             f"images of {dataset.image_size} px do not fit --L {config.model.L}: the side must be divisible by "
             f"{config.model.side_multiple}."
         )
+    if config.crop and config.crop > dataset.image_size:
+        problems.append(f"--crop {config.crop} is larger than the images of {data}, {dataset.image_size} px.")
     if config.global_batch > 0 and dataset.split_sizes.get("train"):
         try:
             order_of(config, dataset)
@@ -98,6 +100,8 @@ def print_plan(config: TrainConfig) -> None:
         f"{config.max_minutes:g} min" if config.max_minutes else "",
     ]
     budget = " or ".join(e for e in ends if e) or f"learning rate below {config.lr_min:g}"
+    if config.lr_schedule != "paper":
+        budget += f", learning rate {config.lr:g} ({config.lr_schedule})"
     print(
         f"data   {config.data}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
         f"{dataset.bits} bits"
@@ -128,6 +132,8 @@ def claim_run(config: TrainConfig) -> Run:
         run.write_json(CONFIG, ours)
         return run
     ignored = MAY_CHANGE | NOT_SAVED
+    if config.lr_schedule not in ("paper", "constant"):
+        ignored -= {"max_images", "max_minutes"}  # the rate of every step depends on them
     differing = [
         f"{name} was {held.get(name)!r} and is now {ours[name]!r}"
         for name in ours
