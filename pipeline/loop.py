@@ -253,7 +253,7 @@ class Trainer:
             "images_seen": self.images_seen,
             "epoch": self.images_seen / self.loader.order.images_per_epoch,
             "lr": self.lr,
-            **self.clock.rates(),
+            **self.clock.rates(self.team.world_size),
             **values,
         }
         if self.board:
