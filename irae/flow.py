@@ -153,6 +153,20 @@ class CouplingWeights(NamedTuple):
     bias_out: Tensor
 
 
+class NetParameters(NamedTuple):
+    """What is trained of a coupling's net: each convolution's weight, and the ActNorm (or factor and bias) after it."""
+
+    conv_in: Tensor
+    log_scale_in: Tensor
+    bias_in: Tensor
+    conv_mid: Tensor
+    log_scale_mid: Tensor
+    bias_mid: Tensor
+    conv_out: Tensor
+    log_scale_out: Tensor
+    bias_out: Tensor
+
+
 class AffineCoupling(Bijection):
     """z_a = s * x_a + t, z_b = x_b, with (t, s) = net(x_b) (Glow, section 3.3; the net as in the paper).
 
@@ -177,24 +191,21 @@ class AffineCoupling(Bijection):
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
 
+    def raw(self) -> NetParameters:
+        """The net as it is trained."""
+        assert self.conv_out.bias is not None
+        return NetParameters(
+            *(self.conv_in.weight, self.norm_in.log_scale, self.norm_in.bias),
+            *(self.conv_mid.weight, self.norm_mid.log_scale, self.norm_mid.bias),
+            *(self.conv_out.weight, self.log_scale, self.conv_out.bias),
+        )
+
     @staticmethod
     def folded(couplings: Sequence[AffineCoupling]) -> list[CouplingWeights]:
-        """Of each net the three convolutions with their ActNorms and the final factor folded in.
-
-        Under autocast already in its precision: one cast for all.
-        """
-        ins, mids, outs = ([getattr(c, name) for c in couplings] for name in ("conv_in", "conv_mid", "conv_out"))
-        norms_in, norms_mid = ([getattr(c, name) for c in couplings] for name in ("norm_in", "norm_mid"))
-        factor = stacked(couplings, "log_scale").exp()
-        parts = (
-            stacked(ins, "weight") * per_output(stacked(norms_in, "log_scale").exp()),
-            stacked(norms_in, "bias"),
-            stacked(mids, "weight") * per_output(stacked(norms_mid, "log_scale").exp()),
-            stacked(norms_mid, "bias"),
-            stacked(outs, "weight") * per_output(factor),
-            stacked(outs, "bias") * factor,
-        )
-        return [CouplingWeights(*one) for one in zip(*(in_autocast(part).unbind() for part in parts), strict=True)]
+        """The nets of all couplings as they are applied."""
+        stacks = (torch.stack(parts) for parts in zip(*(coupling.raw() for coupling in couplings), strict=True))
+        folded = fold_net(NetParameters(*stacks))
+        return [CouplingWeights(*one) for one in zip(*(part.unbind() for part in folded), strict=True)]
 
     def shift_and_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor]:
         """t and s, each (B, c/2, H, W), float32 at least, whatever precision the convolutions ran in."""
@@ -345,6 +356,25 @@ class GenerativeStep(FlowStep):
         return self(x)
 
 
+def fold_net(net: NetParameters) -> CouplingWeights:
+    """ActNorms and the final factor folded into the convolutions, of one net or of many in a stack.
+
+    Under autocast already in its precision: one cast for all.
+    """
+
+    def scaled(weight: Tensor, log_scale: Tensor) -> Tensor:
+        return in_autocast(weight * log_scale.exp()[..., None, None, None])
+
+    return CouplingWeights(
+        scaled(net.conv_in, net.log_scale_in),
+        in_autocast(net.bias_in),
+        scaled(net.conv_mid, net.log_scale_mid),
+        in_autocast(net.bias_mid),
+        scaled(net.conv_out, net.log_scale_out),
+        in_autocast(net.bias_out * net.log_scale_out.exp()),
+    )
+
+
 def coupling_net(x_b: Tensor, weights: CouplingWeights, scale_min: float) -> tuple[Tensor, Tensor]:
     """Shift and scale of a coupling from its second half, (B, c/2, H, W) each, in the precision of x_b."""
     h = F.relu_(F.conv2d(x_b, weights.weight_in, weights.bias_in, padding=1))
@@ -387,11 +417,6 @@ def times(matrix: Tensor, vector: Tensor) -> Tensor:
 def stacked(modules: Sequence[nn.Module], name: str) -> Tensor:
     """One tensor of each module, stacked along a new first axis."""
     return torch.stack([getattr(module, name) for module in modules])
-
-
-def per_output(factor: Tensor) -> Tensor:
-    """(n, out) shaped to multiply n convolutions' weights (n, out, in, kh, kw)."""
-    return factor[:, :, None, None, None]
 
 
 def in_autocast(tensor: Tensor) -> Tensor:
