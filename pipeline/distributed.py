@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,14 @@ class OtherWorkerFailed(ValueError):
     """Raised on the workers that are well when another one has a user's error to tell of."""
 
 
+@dataclass
+class Progress:
+    """How far a worker has come, for whoever watches from another thread."""
+
+    meetings: int = 0
+    """Sums over all workers that it has come to."""
+
+
 @dataclass(frozen=True)
 class Team:
     """This worker's place among all workers."""
@@ -22,6 +30,7 @@ class Team:
     rank: int
     world_size: int
     device: torch.device
+    progress: Progress = field(default_factory=Progress, compare=False)
 
     @classmethod
     def alone(cls) -> Team:
@@ -40,6 +49,7 @@ class Team:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up over all workers, in place."""
         if self.world_size > 1:
+            self.progress.meetings += 1
             dist.all_reduce(tensor)
         return tensor
 
@@ -58,6 +68,7 @@ class Team:
     def same_as_first_(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first worker's values into every worker's tensors."""
         if self.world_size > 1:
+            self.progress.meetings += 1
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
