@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -49,8 +50,8 @@ class Team:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up over all workers, in place."""
         if self.world_size > 1:
-            self.progress.meetings += 1
-            dist.all_reduce(tensor)
+            with self._meeting():
+                dist.all_reduce(tensor)
         return tensor
 
     def named(self, error: ValueError) -> ValueError:
@@ -68,9 +69,18 @@ class Team:
     def same_as_first_(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first worker's values into every worker's tensors."""
         if self.world_size > 1:
-            self.progress.meetings += 1
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+            with self._meeting():
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
+
+    @contextmanager
+    def _meeting(self) -> Iterator[None]:
+        """RuntimeError, not the ValueError of a user, when the group has been ended meanwhile."""
+        self.progress.meetings += 1
+        try:
+            yield
+        except ValueError as error:
+            raise RuntimeError(f"rank {self.rank} was left alone: {error}") from error
 
 
 class FlatGradients:

@@ -57,6 +57,7 @@ class Listener:
             self.error = self.error or content
         elif kind == "failed":
             self._watch.clear()
+            self.error = None  # what is wrong with the run and not with a machine will be told again
             self.note(f"{content}; going on from the last checkpoint")
         elif kind == "beat":
             beat, self._actors[content[0].rank] = content

@@ -106,19 +106,13 @@ def failure_callback(messages: Any) -> Any:
 
     class Failures(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            lost = [rank for rank, error in worker_exceptions.items() if _caused_by(error, RayActorError)]
-            if lost:
-                text = f"rank {', '.join(map(str, sorted(lost)))} was lost"
-            else:
-                rank, error = min(worker_exceptions.items())
-                text = f"rank {rank} failed: {str(error).strip().splitlines()[-1]}"
-            messages.put(("failed", text))
+            causes = {rank: getattr(e, "health_check_failure", e) for rank, e in worker_exceptions.items()}
+            lost = sorted(rank for rank, error in causes.items() if isinstance(error, RayActorError))
+            rank, error = min(causes.items())
+            failed = f"rank {rank} failed ({str(error).strip().splitlines()[-1]})"
+            messages.put(("failed", f"rank {', '.join(map(str, lost))} was lost" if lost else failed))
 
     return Failures()
-
-
-def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    return error is not None and (isinstance(error, kind) or _caused_by(error.__cause__, kind))
 
 
 def work(arguments: dict[str, Any]) -> None:
