@@ -16,6 +16,10 @@ class OtherWorkerFailed(ValueError):
     """Raised on the workers that are well when another one has a user's error to tell of."""
 
 
+class LostTouch(RuntimeError):
+    """Raised on the workers that are left when one is gone. A restart mends it, so it is no user's error."""
+
+
 @dataclass
 class Progress:
     """How far a worker has come, for whoever watches from another thread."""
@@ -75,12 +79,13 @@ class Team:
 
     @contextmanager
     def _meeting(self) -> Iterator[None]:
-        """RuntimeError, not the ValueError of a user, when the group has been ended meanwhile."""
+        """LostTouch for all the ways in which torch tells that another worker or the whole group has ended."""
         self.progress.meetings += 1
         try:
             yield
-        except ValueError as error:
-            raise RuntimeError(f"rank {self.rank} was left alone: {error}") from error
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0].rpartition("] ")[2].partition(". ")[0]
+            raise LostTouch(f"it lost touch with the other workers: {reason}") from error
 
 
 class FlatGradients:

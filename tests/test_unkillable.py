@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training import BATCH, config_for
 
+from infra import s3_storage
 from infra.file_storage import FileStorage
 from infra.local_s3 import LocalS3
 from infra.storage import StorageError, open_storage
@@ -91,6 +92,7 @@ def test_beats_go_on_while_the_work_does_and_say_where_it_is() -> None:
 
 def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("boto3")
+    monkeypatch.setattr(s3_storage, "_ATTEMPTS", 1)  # its own patience is shorter, and not what is tested here
     server = LocalS3(tmp_path / "s3")
     server.start()
     for name, value in server.env().items():
