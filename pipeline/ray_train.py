@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from infra.cluster import Node, connected
@@ -41,23 +42,26 @@ def run(config: TrainConfig, report: Report, note: Note, may_save: MaySave) -> N
         listener.raise_error()
 
 
-def fit(trainer_of: Any, config: TrainConfig, note: Note) -> None:
+def fit(trainer_of: Callable[[], Any], config: TrainConfig, note: Note) -> None:
     """Run to the end; begun anew, as often as needed, as long as there is progress from one time to the next."""
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
 
     assert config.out
     store = open_storage(config.out)
-    reached = ""
+
+    def newest() -> str:
+        return max(patiently(Run(store).checkpoints, store, note), default="")
+
+    reached = newest()
     while True:
         try:
             trainer_of().fit()
             return
         except (RayError, TrainingFailedError) as error:
-            newest = max(patiently(Run(store).checkpoints, store, note), default="")
-            if newest <= reached:
+            before, reached = reached, newest()
+            if reached <= before:
                 raise RuntimeError("the workers failed again and again; the last failure is shown above") from error
-            reached = newest
 
 
 def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, may_save: MaySave, folder: str) -> Any:

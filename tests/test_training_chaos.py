@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from datasets import make_dataset
-from training_help import Training, final_files, strike
+from training_help import Training, command_line, final_files, strike
 
 from infra.local_s3 import LocalS3
 from pipeline import messages, watch
@@ -105,8 +108,10 @@ def test_hanging_worker_is_named_and_ended(data: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path) -> None:
+def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on with three, and every image is seen as often as it should be."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "only-for-this-test-" + "0" * 16)
     arguments = ["--data", data, "--nodes", "4", "--simulate-nodes", "--max-images", str(30 * EPOCH)]
     training = Training(tmp_path / "log", *arguments, "--out", str(tmp_path / "run"))
     try:
@@ -114,6 +119,7 @@ def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path) -> None:
         assert len(training.workers()) == 4
         nodes = training.simulated_nodes()
         assert len(nodes) == 3
+        a_fifth_node_is_missed(training, nodes)
         for pid in nodes[-1]:
             strike(pid)
         training.wait(lambda: "going on from the last checkpoint" in training.said)
@@ -128,6 +134,16 @@ def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path) -> None:
     epochs = [row["images_seen"] for row in rows if row["val_psnr_db"]]
     assert epochs == list(range(EPOCH, 30 * EPOCH + 1, EPOCH)), "each epoch is there once, and whole"
     assert all(row["val_images"] == 8 for row in rows if row["val_psnr_db"])
+
+
+def a_fifth_node_is_missed(training: Training, nodes: list[list[int]]) -> None:
+    (gcs,) = set(re.findall(r"--gcs-address=(\S+?)\0", command_line(nodes[0][0])))
+    code = "from infra.cluster import connected\nwith connected(5, wait_s=1.5): pass"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "RAY_ADDRESS": gcs}, capture_output=True, text=True
+    )
+    assert "waiting for nodes: 4 of 5 are there, 0:0" in result.stdout
+    assert "ValueError: --nodes 5 was asked for, and 1 did not come within 0.025 min; there: " in result.stderr
 
 
 def test_one_command_at_a_time(data: str, tmp_path: Path) -> None:
