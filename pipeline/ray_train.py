@@ -58,6 +58,8 @@ def fit(trainer_of: Callable[[], Any], config: TrainConfig, note: Note) -> None:
         try:
             trainer_of().fit()
             return
+        except SystemExit:  # Ray's answer to Ctrl-C
+            raise KeyboardInterrupt from None
         except (RayError, TrainingFailedError) as error:
             before, reached = reached, newest()
             if reached <= before:

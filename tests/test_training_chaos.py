@@ -152,7 +152,7 @@ def test_one_command_at_a_time(data: str, tmp_path: Path) -> None:
     first = Training(tmp_path / "first.log", *arguments, str(1_000_000))
     try:
         first.wait_for_images(EPOCH)
-        second = subprocess.run(first.command, capture_output=True, text=True)
+        second = subprocess.run(first.command, capture_output=True, text=True, timeout=60)
         assert second.returncode == 2
         assert second.stderr.splitlines() == [
             line for line in second.stderr.splitlines() if "another run is at work on" in line
