@@ -224,6 +224,12 @@ class TrainConfig:
     """Newest checkpoints that stay on the store, besides the best."""
     nodes: int = 1
     """Machines."""
+    min_nodes: int | None = None
+    """Train with as few as this when others are missing. Default: all to begin with, one when some are lost later."""
+    wait_for_nodes: float = 10.0
+    """Minutes to wait for machines that the cluster is still starting."""
+    simulate_nodes: bool = False
+    """Start the nodes on this machine, to see how training on several behaves."""
     workers_per_node: int | None = None
     """Workers on each machine. Default: its GPUs, or one."""
     ray: bool = True
@@ -240,6 +246,8 @@ class TrainConfig:
         below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
         below(problems, 0, lr_warmup_images=self.lr_warmup_images, lr_drops=self.lr_drops, ema_images=self.ema_images)
         below(problems, 8, crop=self.crop)
+        below(problems, 0, wait_for_nodes=self.wait_for_nodes)
+        below(problems, 1, min_nodes=self.min_nodes)
         for name, value in (("lr", self.lr), ("clip-norm", self.clip_norm), ("lr-min", self.lr_min)):
             if not value > 0:
                 problems.append(f"--{name} is {value}, but must be above 0.")
@@ -254,6 +262,8 @@ class TrainConfig:
                 f"--reversible needs --scale-min of at least 0.1 (it is {self.model.scale_min:g}): otherwise "
                 "activations cannot be computed back in float32."
             )
+        if self.min_nodes is not None and self.min_nodes > self.nodes:
+            problems.append(f"--min-nodes {self.min_nodes} is more than --nodes {self.nodes}; it is the smaller one.")
         if not self.ray and (self.nodes > 1 or (self.workers_per_node or 1) > 1):
             problems.append(
                 "--no-ray runs one worker on one node; leave it out, or leave out --nodes and --workers-per-node."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from pipeline.clock import Clock
 from pipeline.config import TrainConfig, cache_folder
 from pipeline.distributed import FlatGradients, OtherWorkerFailed, Team
 from pipeline.pairs import make_pairs
+from pipeline.patience import Note, patiently
 from pipeline.rate import make_schedule, rate_now
 from pipeline.run import Run
 from pipeline.step import StepResult, autocast, resolve_precision, train_step
@@ -35,15 +37,24 @@ from pipeline.validate import validate
 from sharding import Batch, Dataset, Loader, ReaderState, ShardReader
 
 Report = Callable[[dict[str, Any]], None]
+MaySave = Callable[[], object]
 OPTIMIZER, TRAINING_WEIGHTS = "optimizer.safetensors", "training.safetensors"
 """The second: the last step's weights, where model.safetensors holds their average."""
 
 
-def train(config: TrainConfig, team: Team, report: Report) -> None:
-    """Train this worker's share of a run to its end. ValueError, on every worker, when it cannot go on."""
+def train(
+    config: TrainConfig, team: Team, report: Report, note: Note = print, may_save: MaySave = lambda: None
+) -> None:
+    """Train this worker's share of a run to its end. ValueError, on every worker, when it cannot go on.
+
+    `note` takes lines for the user; `may_save` is called before each checkpoint, and raises ValueError when the run
+    is no longer this training's.
+    """
     trainer, error = None, None
+    assert config.out
     try:
-        trainer = Trainer(config, team, report)
+        make = partial(Trainer, config, team, report, note, may_save)
+        trainer = patiently(make, open_storage(config.out), note)
     except ValueError as problem:
         error = problem
     team.agree(error)
@@ -58,9 +69,11 @@ class Trainer:
     Making one reads the store and may raise ValueError; it takes part in no collective.
     """
 
-    def __init__(self, config: TrainConfig, team: Team, report: Report) -> None:
+    def __init__(
+        self, config: TrainConfig, team: Team, report: Report, note: Note = print, may_save: MaySave = lambda: None
+    ) -> None:
         assert config.data and config.out
-        self.config, self.team, self.report = config, team, report
+        self.config, self.team, self.report, self.note, self.may_save = config, team, report, note, may_save
         self.dataset = Dataset.open(open_storage(config.data))
         self.run = Run(open_storage(config.out))
         self.reader = ShardReader(self.dataset, "train", cache_folder())
@@ -188,7 +201,7 @@ class Trainer:
         """The next share, or the error that prevents it: the others must hear of it, or they wait for ever."""
         try:
             with self.clock.waiting():
-                batch = self.loader.next()
+                batch = patiently(self.loader.next, self.dataset.store, self.note)
         except ValueError as error:
             return None, self.team.named(error)
         return self.pairs(batch), None
@@ -262,10 +275,20 @@ class Trainer:
         self.report(row)
 
     def _save(self, best_psnr_db: float | None) -> None:
-        """A checkpoint (the best one, if given a PSNR), the metrics so far, the curves."""
+        """The first worker's state goes to the store; all workers go on together. ValueError, on every worker, when
+        the store does not take it."""
+        error = None
+        if self.team.is_first:
+            try:
+                patiently(partial(self._write, best_psnr_db), self.run.store, self.note)
+            except ValueError as problem:
+                error = problem
+        self.team.agree(error)
         self.clock.checkpoint_done()
-        if not self.team.is_first:
-            return
+
+    def _write(self, best_psnr_db: float | None) -> None:
+        """A checkpoint (the best one, if given a PSNR), the metrics so far, the curves."""
+        self.may_save()
         with self._averaged():
             files = model_to_files(self.model)
         if self.average:
