@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 from datasets import make_dataset
 from training_help import Training, command_line, final_files, strike
 
+from infra import weed
 from infra.local_s3 import LocalS3
 from pipeline import messages, watch
 
@@ -30,9 +33,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
-    """An S3 server of our own, to be killed."""
+    """An S3 server of our own, to be killed, at a port that no other one will want while it is away."""
     pytest.importorskip("boto3")
     server = LocalS3(tmp_path / "s3")
+    with socket.socket() as usual, contextlib.suppress(OSError):
+        usual.bind(("127.0.0.1", weed.PREFERRED_S3_PORT))
+        server.start()
     server.start()
     for name, value in server.env().items():
         monkeypatch.setenv(name, value)
@@ -64,6 +70,7 @@ def campaign(
     undisturbed = Training(tmp_path / "undisturbed.log", *arguments, "--out", "s3://irae/undisturbed")
     undisturbed.finish(600)
     training = Training(tmp_path / "disturbed.log", *arguments, "--out", "s3://irae/disturbed")
+    endpoint = server.endpoint
     chance, pauses_s = random.Random(len(kinds)), iter(away_s * len(kinds))
     try:
         for number, kind in enumerate(kinds):
@@ -74,6 +81,7 @@ def campaign(
                 server.kill()
                 time.sleep(next(pauses_s))
                 server.start()
+                assert server.endpoint == endpoint
             elif kind == "worker":
                 strike(chance.choice(training.workers()))
             else:
