@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -33,12 +31,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
-    """An S3 server of our own, to be killed, at a port that no other one will want while it is away."""
+    """An S3 server of our own, to be killed, at a port that nobody takes while it is away, not even a Ray worker."""
     pytest.importorskip("boto3")
+    monkeypatch.setattr(weed, "PREFERRED_S3_PORT", random.SystemRandom().randrange(20_000, 22_000))
     server = LocalS3(tmp_path / "s3")
-    with socket.socket() as usual, contextlib.suppress(OSError):
-        usual.bind(("127.0.0.1", weed.PREFERRED_S3_PORT))
-        server.start()
     server.start()
     for name, value in server.env().items():
         monkeypatch.setenv(name, value)
