@@ -112,7 +112,8 @@ def _wait_for_nodes(nodes: int, at_least: int, wait_s: float, say: Callable[[str
             asked = True
             if now_s - said_s >= _SAY_EACH_S:
                 said_s = now_s
-                say(f"waiting for nodes: {len(able)} of {nodes} are there, {left_s // 60:.0f}:{left_s % 60:02.0f} left")
+                minutes, seconds = divmod(int(left_s), 60)
+                say(f"waiting for nodes: {len(able)} of {nodes} are there, {minutes}:{seconds:02d} left")
             time.sleep(min(_POLL_S, left_s))
     finally:
         if asked:

@@ -86,7 +86,8 @@ def _where(thread: int) -> str:
 class _Member:
     beat: Beat
     heard_s: float
-    moved_s: float
+    behind_s: float | None = None
+    """Since when others wait for it; None when nobody does."""
     named: bool = False
 
 
@@ -104,10 +105,10 @@ class Watch:
             self.members.clear()  # a new group has begun
             member = None
         if member is None:
-            self.members[beat.rank] = _Member(beat, now_s, now_s)
+            self.members[beat.rank] = _Member(beat, now_s)
             return
         if beat.meetings != member.beat.meetings:
-            member.moved_s, member.named = now_s, False
+            member.behind_s, member.named = None, False
         member.beat, member.heard_s = beat, now_s
 
     def left(self, rank: int) -> None:
@@ -123,7 +124,7 @@ class Watch:
         if self.looked_s is not None and now_s - self.looked_s > _OWN_PAUSE_S:
             # It is we who stood still.
             for member in self.members.values():
-                member.heard_s = member.moved_s = now_s
+                member.heard_s, member.behind_s = now_s, None
         self.looked_s = now_s
         furthest = max((member.beat.meetings for member in self.members.values()), default=0)
         troubles = [self._trouble(member, furthest, now_s) for member in list(self.members.values())]
@@ -132,14 +133,19 @@ class Watch:
     def _trouble(self, member: _Member, furthest: int, now_s: float) -> Trouble | None:
         rank, process, meetings, at = member.beat
         name = f"rank {rank} ({process})"
-        silent_s, still_s = now_s - member.heard_s, now_s - member.moved_s
+        silent_s = now_s - member.heard_s
         if silent_s > SILENT_S:
             self.left(rank)
             return Trouble(rank, f"{name} gives no sign of life for {silent_s:.0f} s, last seen at {at}", True)
-        if meetings == furthest or still_s <= BEHIND_S:
+        if meetings == furthest:
             return None
-        sentence = f"{name} keeps the others waiting for {still_s:.0f} s, at {at}"
-        if still_s > STUCK_S:
+        # The last beats of two workers are of different moments, so being behind counts from when it was seen.
+        member.behind_s = now_s if member.behind_s is None else member.behind_s
+        waited_s = now_s - member.behind_s
+        if waited_s <= BEHIND_S:
+            return None
+        sentence = f"{name} keeps the others waiting for {waited_s:.0f} s, at {at}"
+        if waited_s > STUCK_S:
             self.left(rank)
             return Trouble(rank, sentence, True)
         if member.named:

@@ -17,6 +17,7 @@ import pytest
 from datasets import make_dataset
 from training_help import Training, command_line, final_files, strike
 
+from infra import weed
 from infra.local_s3 import LocalS3
 from pipeline import messages, watch
 
@@ -30,8 +31,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
-    """An S3 server of our own, to be killed."""
+    """An S3 server of our own, to be killed, at a port that nobody takes while it is away, not even a Ray worker."""
     pytest.importorskip("boto3")
+    monkeypatch.setattr(weed, "PREFERRED_S3_PORT", random.SystemRandom().randrange(20_000, 22_000))
     server = LocalS3(tmp_path / "s3")
     server.start()
     for name, value in server.env().items():
@@ -64,6 +66,7 @@ def campaign(
     undisturbed = Training(tmp_path / "undisturbed.log", *arguments, "--out", "s3://irae/undisturbed")
     undisturbed.finish(600)
     training = Training(tmp_path / "disturbed.log", *arguments, "--out", "s3://irae/disturbed")
+    endpoint = server.endpoint
     chance, pauses_s = random.Random(len(kinds)), iter(away_s * len(kinds))
     try:
         for number, kind in enumerate(kinds):
@@ -74,6 +77,7 @@ def campaign(
                 server.kill()
                 time.sleep(next(pauses_s))
                 server.start()
+                assert server.endpoint == endpoint
             elif kind == "worker":
                 strike(chance.choice(training.workers()))
             else:

@@ -61,6 +61,18 @@ def test_worker_that_others_wait_for_is_named_and_ended_much_later() -> None:
     assert ended[1:] == (1, True) and ended[0] > STUCK_S
 
 
+def test_after_a_long_wait_together_the_first_to_move_on_blames_nobody() -> None:
+    """Its beat comes first, and the other one's last beat is from before."""
+    watch = Watch()
+    for second in range(0, 200, 2):
+        beats(watch, {0: 7, 1: 7}, second)
+        assert watch.look(second) == []
+    beats(watch, {0: 9}, 200)
+    assert watch.look(200) == []
+    beats(watch, {0: 9, 1: 9}, 202)
+    assert watch.look(202) == []
+
+
 def test_the_watch_forgives_when_it_stood_still_itself() -> None:
     watch = Watch()
     beats(watch, {0: 0, 1: 0}, 0)
