@@ -154,7 +154,7 @@ class TrainConfig:
     """Train an IRAE. The same command again goes on from the last checkpoint."""
 
     preset: str = "auto"
-    """Where the other defaults come from: paper, standard, laptop; auto is standard with a GPU, laptop without."""
+    """Where the other defaults come from: paper, standard, best, laptop; auto: standard with a GPU, else laptop."""
     data: str | None = None
     """URL of the data set. Default: the one below IRAE_STORE/data."""
     name: str | None = None
