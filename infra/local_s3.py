@@ -181,7 +181,7 @@ class LocalS3:
                 return False
             time.sleep(0.05)
         if self._process is not None:
-            self._process.poll()  # so that the system forgets it
+            self._process.wait(STOP_TIMEOUT_S)  # its last thread has ended, so its ports are free again
         if (self.folder / _STATE).exists():
             weed.remove_sockets(self._read(_STATE)["ports"])
         return True
