@@ -235,7 +235,7 @@ class AffineCoupling(Bijection):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> Tensor:
-        """Normalise the two hidden layers of the net on this batch."""
+        """Normalise the two hidden layers of the net on this batch (of inputs or outputs: the net sees the same)."""
         h = F.relu(self.norm_in.initialise(self.conv_in(x.chunk(2, dim=1)[1])))
         self.norm_mid.initialise(self.conv_mid(h))
         return self(x)

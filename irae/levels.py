@@ -93,6 +93,18 @@ class Flow(nn.Module):
             codes.append(code)
         return (*codes, x)
 
+    @torch.no_grad()
+    def initialise_nets_back(self, codes: Codes) -> None:
+        """Set the ActNorms inside the couplings from what they are given on the way back; the steps' own stay as they
+        are."""
+        *levels, x = codes
+        for level, code in zip(reversed(self.levels), reversed(levels), strict=True):
+            x = torch.cat([x, code], dim=1)
+            for step in reversed(level):
+                step.coupling.initialise(x)
+                x = step.inverse(x)
+            x = unsqueeze(x)
+
 
 class GenerativeFlow(nn.Module):
     """Codes to image: in each level join, K steps, unsqueeze. Levels are stored from the codes' end to the image."""

@@ -80,17 +80,21 @@ class IRAE(nn.Module):
 
     @torch.no_grad()
     def initialise(self, noisy: Tensor) -> None:
-        """Set every ActNorm, the decoder's too, from the global first batch. Once, on a new model, before any wrapping.
+        """Set the ActNorms from the global first batch. Once, on a new model, before any wrapping.
 
-        The paper's decoder is initialised as the flow that it is, from images to codes; the direct one so that each
-        step gives out what its mirror in the encoder was given.
+        The direct decoder's are set so that each step gives out what its mirror in the encoder was given. Of the
+        paper's decoder drawn at random only those inside the couplings are, as in the released code, of which nothing
+        but the inverse is ever run: with all of them set, K=16 at its learning rate often is not finite in the third
+        step (on faces, always).
         """
         x = noisy - 0.5
         codes = self.encoder.initialise(x)
-        if isinstance(self.decoder, Flow):
+        if isinstance(self.decoder, GenerativeFlow):
+            self.decoder.initialise_like(codes, self.encoder)
+        elif self.config.start == "identity":
             self.decoder.initialise(x)
         else:
-            self.decoder.initialise_like(codes, self.encoder)
+            self.decoder.initialise_nets_back(codes)
 
     @torch.no_grad()
     def _start_as_identity(self) -> None:
