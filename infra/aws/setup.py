@@ -174,8 +174,7 @@ def make_profile(account: Account, name: str, policy: dict[str, Any]) -> None:
 
 def make_spot_role(account: Account) -> None:
     """AWS's own role for spot machines; without it the first request fails. It belongs to the account and stays."""
-    with absent("NoSuchEntity"):
-        account.iam.get_role(RoleName="AWSServiceRoleForEC2Spot")
+    if account.iam.list_roles(PathPrefix="/aws-service-role/spot.amazonaws.com/")["Roles"]:
         return
     account.step(
         "make AWS's role for spot machines",

@@ -62,6 +62,10 @@ def aws_errors() -> Iterator[None]:
         raise ValueError("no AWS credentials were found; set AWS_PROFILE, or run `aws configure`.") from None
     except boto.ClientError as error:
         code, operation = error.response["Error"]["Code"], error.operation_name
+        if operation == "HeadBucket":
+            raise ValueError(
+                f"the bucket belongs to another account or region ({code}); choose another name."
+            ) from None
         if code in ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"):
             raise ValueError(
                 f"AWS does not allow {operation} to these credentials; use those of an administrator for setup and "

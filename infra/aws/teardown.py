@@ -28,7 +28,8 @@ def teardown(account: Account, cluster: ClusterFile, delete_bucket: str | None =
     remove_key(account, cluster.key_name)
     for profile in (cluster.head_profile, cluster.worker_profile):
         remove_profile(account, profile)
-    if not machines(account, [{"Name": "iam-instance-profile.arn", "Values": [f"*/{RAYS_OWN_ROLE}"]}]):
+    in_use = {i.get("IamInstanceProfile", {}).get("Arn", "").rpartition("/")[2] for i in machines(account, [])}
+    if RAYS_OWN_ROLE not in in_use:
         remove_profile(account, RAYS_OWN_ROLE)
     if delete_bucket:
         remove_bucket(account, delete_bucket)
