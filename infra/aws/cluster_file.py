@@ -84,9 +84,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ValueError(
-            f"there is no {path}; run the command in the project's folder, or say --cluster FILE."
-        ) from None
+        raise ValueError(f"there is no {path}; run this in the project's folder, or say --cluster FILE.") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no yaml: {' '.join(str(error).split())}; mend that line.") from None
     if not isinstance(config, dict):

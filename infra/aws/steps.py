@@ -63,9 +63,7 @@ def aws_errors() -> Iterator[None]:
     except boto.ClientError as error:
         code, operation = error.response["Error"]["Code"], error.operation_name
         if operation == "HeadBucket":
-            raise ValueError(
-                f"the bucket belongs to another account or region ({code}); choose another name."
-            ) from None
+            raise ValueError(f"the bucket's name is taken by another account ({code}); choose another.") from None
         if code in ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"):
             raise ValueError(
                 f"AWS does not allow {operation} to these credentials; use those of an administrator for setup and "
