@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from functools import partial
 from typing import Any
 
 from infra.aws.cluster_file import PLACEHOLDERS, ClusterFile, fill_in
@@ -243,16 +244,12 @@ def _let_in_ssh(account: Account, name: str, group: str, held: list[dict[str, An
     for spec, text in sorted(named - present):
         account.step(
             f"{name}: let in ssh from {text}",
-            lambda s=spec, t=text: account.ec2.authorize_security_group_ingress(
-                GroupId=group, IpPermissions=[_ssh_rule(s, t)]
-            ),
+            partial(account.ec2.authorize_security_group_ingress, GroupId=group, IpPermissions=[_ssh_rule(spec, text)]),
         )
     for spec, text in sorted(present - named) if wanted else ():
         account.step(
             f"{name}: no more ssh from {text}",
-            lambda s=spec, t=text: account.ec2.revoke_security_group_ingress(
-                GroupId=group, IpPermissions=[_ssh_rule(s, t)]
-            ),
+            partial(account.ec2.revoke_security_group_ingress, GroupId=group, IpPermissions=[_ssh_rule(spec, text)]),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def teardown(account: Account, cluster: ClusterFile, delete_bucket: str | None =
     end_machines(account, cluster.cluster)
     for name in (cluster.group, f"ray-autoscaler-{cluster.cluster}"):
         for group in find_groups(account, name):
-            account.step(f"remove the security group {name}", lambda g=group: _delete_group(account, g["GroupId"]))
+            remove = partial(account.ec2.delete_security_group, GroupId=group["GroupId"])
+            account.step(f"remove the security group {name}", remove)
     remove_key(account, cluster.key_name)
     for profile in (cluster.head_profile, cluster.worker_profile):
         remove_profile(account, profile)
@@ -87,10 +89,6 @@ def remove_bucket(account: Account, bucket: str) -> None:
 def _terminate(account: Account, names: list[str]) -> bool:
     account.ec2.terminate_instances(InstanceIds=names)
     return True
-
-
-def _delete_group(account: Account, group: str) -> None:
-    account.ec2.delete_security_group(GroupId=group)
 
 
 def _delete_profile(iam: Any, profile: dict[str, Any]) -> None:
