@@ -2,6 +2,7 @@
 # Makes a machine of a cluster ready; `ray up` runs it on every one. Run again, it changes only what has changed.
 #   IRAE_STORE            where data sets and runs live
 #   AWS_REGION, AWS_ENDPOINT_URL  of the S3, where needed
+#   IRAE_CACHE            where shards are kept: a folder, or nvme for the disk that comes with an AWS instance
 #   IRAE_VENV             the virtual environment; default ~/.irae/venv
 set -euo pipefail
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,33 +22,30 @@ install_packages() {
     "$venv/bin/pip" install -q -e "$code[s3,cluster]" -c "$code/constraints.txt"
 }
 
-# The fastest local disk: the NVMe that comes with many instance types. Prints a folder.
-cache_folder() {
-    local mounted=/opt/dlami/nvme disk=""  # AWS's Deep Learning images mount it there by themselves
-    if command -v lsblk >/dev/null; then
-        disk=$(lsblk -dno PATH,MODEL 2>/dev/null | awk '/Instance Storage/ {print $1; exit}')
-    fi
-    if [ -n "$disk" ] && ! mountpoint -q "$mounted" && [ -z "$(lsblk -no MOUNTPOINT "$disk" | tr -d ' \n')" ]; then
+# AWS's NVMe disk of the instance, made ready when that has not been done. Prints a folder on it, if there is one.
+nvme_folder() {
+    local mounted=/opt/dlami/nvme disk  # AWS's Deep Learning images mount it there by themselves
+    if ! mountpoint -q "$mounted"; then
         mounted=/mnt/nvme
+        disk=$(lsblk -dno PATH,MODEL | awk '/EC2 NVMe Instance Storage/ {print $1; exit}')
+        [ -n "$disk" ] || return 0
         sudo mkdir -p "$mounted"
         sudo blkid "$disk" >/dev/null || sudo mkfs.ext4 -q "$disk"
-        sudo mount "$disk" "$mounted"
+        mountpoint -q "$mounted" || sudo mount "$disk" "$mounted"
     fi
-    if mountpoint -q "$mounted" || mountpoint -q /mnt/nvme; then
-        mountpoint -q "$mounted" || mounted=/mnt/nvme
-        sudo install -d -o "$(id -u)" -g "$(id -g)" "$mounted/irae"
-        echo "$mounted/irae"
-    else
-        mkdir -p "$HOME/.cache/irae"
-        echo "$HOME/.cache/irae"
-    fi
+    sudo install -d -o "$(id -u)" -g "$(id -g)" "$mounted/irae"
+    echo "$mounted/irae"
 }
 
+cache=${IRAE_CACHE:-}
+[ "$cache" != nvme ] || cache=$(nvme_folder)
+cache=${cache:-$HOME/.cache/irae}
+mkdir -p "$cache"
 install_packages
 {
     printf 'export PATH=%q:$PATH\n' "$venv/bin"
     printf 'export PYTHONPATH=%q\n' "$code"
-    printf 'export IRAE_CACHE=%q\n' "$(cache_folder)"
+    printf 'export IRAE_CACHE=%q\n' "$cache"
     for name in IRAE_STORE AWS_REGION AWS_ENDPOINT_URL; do
         [ -z "${!name:-}" ] || printf 'export %s=%q\n' "$name" "${!name}"
     done

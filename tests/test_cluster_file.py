@@ -72,7 +72,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a placeholder": (lambda c: node(c).update(ImageId="ami-00000000000000000"), "ami-00000000000000000 still stands"),
     "an unknown key": (lambda c: c.update(max_worker=4), "Ray does not take it: Additional properties"),
     "a wrong type": (lambda c: c.update(max_workers="four"), "'four' is not of type 'integer'"),
-    "no head": (lambda c: c.update(head_node_type="haed"), "Ray does not take it: `head_node_type` must be one of `available_node_types`"),
+    "no head": (lambda c: c.update(head_node_type="haed"), "must be one of `available_node_types`"),
     "an instance type": (lambda c: node(c).update(InstanceType="g6.2xlrage"), "did you mean g6.2xlarge?"),
     "a region": (lambda c: c["provider"].update(region="us-wets-2"), "did you mean us-west-2?"),
     "a zone": (
