@@ -92,7 +92,7 @@ def source() -> str:
     faces = Path(data, "celeba") if data else None
     if faces and faces.is_dir():
         return f"--source celeba --root {faces} --size 32"
-    return "--source synthetic --size 32 --images 800"
+    return "--source synthetic --size 32 --train-images 600 --val-images 60 --test-images 0"
 
 
 def check(result: subprocess.CompletedProcess[str]) -> str:
