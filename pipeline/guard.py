@@ -1,4 +1,4 @@
-"""python -m pipeline.watch: on every machine of a cluster on AWS, so that nothing runs for nothing.
+"""python -m pipeline.guard: on every machine of a cluster on AWS, so that nothing runs for nothing.
 
 - A spot machine that is about to be taken back (AWS says so two minutes before) asks its workers for a checkpoint and
   tells Ray to give it no more work.
@@ -32,7 +32,7 @@ NOTICE_S = 110
 
 
 @dataclass(frozen=True)
-class WatchConfig:
+class GuardConfig:
     """Watch this machine of a cluster on AWS: spot notices, a head that is gone, a cluster that nobody uses."""
 
     action: Positional[Literal["start", "run"]]
@@ -41,15 +41,15 @@ class WatchConfig:
     """On the head: end the whole cluster after this time without a running command. Default: never."""
 
 
-def main(config: WatchConfig) -> None:
-    """Start it in the background, or watch until the machine ends."""
+def main(config: GuardConfig) -> None:
+    """Start it in the background, or keep watch until the machine ends."""
     if config.action == "start":
         print(f"watching in the background: {start(sys.argv[2:])}")
         return
-    watch = Watch(config.idle_minutes)
+    guard = Guard(config.idle_minutes)
     while True:
         try:
-            watch.look()
+            guard.look()
         except Exception as error:  # it must outlive whatever goes wrong around it
             print(f"{time.strftime('%F %T')} {type(error).__name__}: {error}", flush=True)
         time.sleep(POLL_S)
@@ -57,12 +57,12 @@ def main(config: WatchConfig) -> None:
 
 def start(options: list[str]) -> int:
     """Start `run` apart from this terminal; returns its process number."""
-    place = Path.home() / ".irae_watch"
+    place = Path.home() / ".irae_guard"
     end_old(place.with_suffix(".pid"))
     notice_file().unlink(missing_ok=True)
     with open(place.with_suffix(".log"), "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.watch", "run", *options],
+            [sys.executable, "-m", "pipeline.guard", "run", *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -73,15 +73,15 @@ def start(options: list[str]) -> int:
 
 
 def end_old(file: Path) -> None:
-    """End the watch whose number the file holds, if it is one."""
+    """End the guard whose number the file holds, if it is one."""
     if not file.exists():
         return
     line = Path(f"/proc/{file.read_text()}/cmdline")
-    if line.exists() and b"pipeline.watch" in line.read_bytes():
+    if line.exists() and b"pipeline.guard" in line.read_bytes():
         os.kill(int(file.read_text()), 15)
 
 
-class Watch:
+class Guard:
     """One look after another; what was seen before is remembered."""
 
     def __init__(self, idle_minutes: float | None, imds: str = IMDS) -> None:
@@ -199,4 +199,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    run_command(WatchConfig, main)
+    run_command(GuardConfig, main)
