@@ -53,9 +53,9 @@ class Launcher:
 
 
 @contextmanager
-def s3_for_hosts(folder: Path, launcher: Launcher) -> Iterator[LocalS3]:
+def s3_for_hosts(folder: Path, launcher: Launcher, bucket: str = "irae") -> Iterator[LocalS3]:
     """The local S3 server, reachable at ENDPOINT; the launcher's ~/.aws/credentials hold its keys."""
-    server = LocalS3(folder)
+    server = LocalS3(folder, (bucket,))
     server.start()
     port = server.endpoint.rpartition(":")[2]
     forward = subprocess.Popen(
