@@ -74,12 +74,21 @@ def kind_of(instance: dict[str, Any]) -> str:
 @contextmanager
 def moto_on_bridge() -> Iterator[str]:
     """moto's server where the hosts can reach it; gives its URL."""
+    from moto.ec2.responses.instances import InstanceResponse
     from moto.server import ThreadedMotoServer
 
+    plain = InstanceResponse._get_param
+
+    def most(self: Any, name: str, if_none: Any = None) -> Any:
+        # moto starts MinCount machines; EC2 starts up to MaxCount, which Ray counts on.
+        return plain(self, "MaxCount" if name == "MinCount" else name, if_none)
+
+    InstanceResponse._get_param = most  # type: ignore[method-assign]
     server = ThreadedMotoServer(ip_address=GATEWAY, port=MOTO_PORT, verbose=False)
     server.start()
     yield f"http://{GATEWAY}:{MOTO_PORT}"
     server.stop()
+    InstanceResponse._get_param = plain  # type: ignore[method-assign]
 
 
 @contextmanager
