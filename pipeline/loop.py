@@ -18,6 +18,7 @@ from pipeline.board import Board
 from pipeline.clock import Clock
 from pipeline.config import TrainConfig, cache_folder
 from pipeline.distributed import FlatGradients, OtherWorkerFailed, Team
+from pipeline.notice import Notice
 from pipeline.pairs import make_pairs
 from pipeline.run import BEST, Run
 from pipeline.step import StepResult, autocast, resolve_precision, train_step
@@ -67,6 +68,7 @@ class Trainer:
         self.names = [name for name, _ in self.model.named_parameters()]
         self.loader = self._start_or_resume()
         self.gradients = FlatGradients(self.model)
+        self.notice = Notice()
         self.board = Board(self.run.store, self.images_seen) if team.is_first else None
 
     def _start_or_resume(self) -> Loader:
@@ -162,6 +164,8 @@ class Trainer:
             self.gradients.signal("failed", 1)
         for name in self.clock.due() if self.team.is_first else ():
             self.gradients.signal(name, 1)
+        if self.notice.just_heard():
+            self.gradients.signal("checkpoint", 1)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.lr
         result = train_step(

@@ -12,6 +12,15 @@ def notice_file() -> Path:
     return Path(tempfile.gettempdir()) / f"irae-machine-ends-{os.getuid()}"
 
 
-def machine_is_ending() -> bool:
-    """Whether the machine was told that it will be taken away. A worker on it then asks for a checkpoint."""
-    return notice_file().exists()
+class Notice:
+    """Listens for it, once."""
+
+    def __init__(self) -> None:
+        self._heard = False
+
+    def just_heard(self) -> bool:
+        """Whether this is the first time that it is there: a worker then asks for a checkpoint."""
+        if self._heard or not notice_file().exists():
+            return False
+        self._heard = True
+        return True

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import guard
-from pipeline.notice import machine_is_ending, notice_file
+from pipeline.notice import Notice, notice_file
 
 
 @pytest.fixture
@@ -71,9 +71,11 @@ def free_port() -> int:
 
 def test_the_notice_reaches_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert not machine_is_ending()
+    notice = Notice()
+    assert not notice.just_heard()
     notice_file().touch()
-    assert machine_is_ending()
+    assert notice.just_heard()
+    assert not notice.just_heard()  # one checkpoint is enough
 
 
 def test_the_guard_ends_the_machines_of_its_cluster_and_no_others(

@@ -26,7 +26,7 @@ REGION = "us-west-2"
 BUCKET = "a-bucket"
 IMAGE = "ami-12c6146b"
 """One that moto has."""
-IMAGES = 960
+IMAGES = 9600
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def train_on_four(cloud: FakeCloud, ec2: object, ending: set[str]) -> None:
     training.join()
     assert output, "the training failed; see above"
     step(output[0][-2500:])
-    assert re.search(rf"trained {IMAGES} images", output[0])
+    assert re.search(rf"trained {IMAGES:,} images", output[0])
     assert set(cloud.launched) - first - {i for i in cloud.names if i not in cloud.workers()}, "none came in its place"
 
 
