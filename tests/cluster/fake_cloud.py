@@ -86,9 +86,11 @@ def moto_on_bridge() -> Iterator[str]:
     InstanceResponse._get_param = most  # type: ignore[method-assign]
     server = ThreadedMotoServer(ip_address=GATEWAY, port=MOTO_PORT, verbose=False)
     server.start()
-    yield f"http://{GATEWAY}:{MOTO_PORT}"
-    server.stop()
-    InstanceResponse._get_param = plain  # type: ignore[method-assign]
+    try:
+        yield f"http://{GATEWAY}:{MOTO_PORT}"
+    finally:
+        server.stop()
+        InstanceResponse._get_param = plain  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -118,7 +120,9 @@ def metadata_service() -> Iterator[set[str]]:
     server = ThreadingHTTPServer((IMDS, 80), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield ending
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield ending
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
