@@ -6,12 +6,11 @@ import logging
 import os
 import socket
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import run_command
-from pipeline.config import store_url
+from pipeline.config import DoctorConfig, store_url
 
 if TYPE_CHECKING:
     from pipeline.machine_checks import Findings, Peers
@@ -19,23 +18,6 @@ if TYPE_CHECKING:
 THINGS = ("versions", "identity", "store", "clock", "cache", "GPU", "others")
 ANSWER_S = 120.0
 """A machine that has not answered by then is counted as failed."""
-
-
-@dataclass(frozen=True)
-class DoctorConfig:
-    """Look at this machine, or at every machine of the cluster that runs here; each problem with what to do.
-
-    Exit code 0 when all is well, 2 otherwise.
-    """
-
-    cluster: Path | None = None
-    """Look at this yaml instead, without network: what is wrong with it, and what an hour costs."""
-    store: str | None = None
-    """The place to try. Default: IRAE_STORE."""
-    nodes: int | None = None
-    """Machines with processors that there must be. Default: as many as there are."""
-    local: bool = False
-    """Look at this machine alone, also when a cluster runs."""
 
 
 def main(config: DoctorConfig) -> None:

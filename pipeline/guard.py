@@ -15,13 +15,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from tyro.conf import Positional
+from typing import Any
 
 from pipeline.cli import run_command
+from pipeline.config import GuardConfig
 from pipeline.notice import notice_file
 
 POLL_S = 5.0
@@ -29,16 +27,6 @@ IMDS = "http://169.254.169.254"
 ORPHAN_MINUTES = 10.0
 NOTICE_S = 110
 """Of the two minutes, what is left when the notice is seen."""
-
-
-@dataclass(frozen=True)
-class GuardConfig:
-    """Watch this machine of a cluster on AWS: spot notices, a head that is gone, a cluster that nobody uses."""
-
-    action: Positional[Literal["start", "run"]]
-    """start: in the background, in the place of an older one; run: here."""
-    idle_minutes: float | None = None
-    """On the head: end the whole cluster after this time without a running command. Default: never."""
 
 
 def main(config: GuardConfig) -> None:

@@ -16,7 +16,8 @@ pytest.importorskip("boto3")
 from infra.aws.cluster_file import PLACEHOLDERS, fill_in  # noqa: E402
 from infra.aws.prices import USD_PER_HOUR, estimate  # noqa: E402
 from pipeline.cluster_file_check import check_cluster_file  # noqa: E402
-from pipeline.doctor import DoctorConfig, main  # noqa: E402
+from pipeline.config import DoctorConfig  # noqa: E402
+from pipeline.doctor import main  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 FILLED = {"bucket": "a-bucket", "image": "ami-0123456789abcdef0", "security group": "sg-0123456789abcdef0"}

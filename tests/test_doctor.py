@@ -12,7 +12,8 @@ import pytest
 
 from infra.storage import open_storage
 from pipeline import doctor
-from pipeline.doctor import DoctorConfig, main
+from pipeline.config import DoctorConfig
+from pipeline.doctor import main
 from pipeline.machine_checks import Findings, check_peers, examine, use_store
 
 
