@@ -6,50 +6,75 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 LOCAL_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without it, some sockets listen on all interfaces
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for a health check: 0.05 s instead of 1 to 2
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # so long workers wait for a lost node before they do without
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+LOOPBACK = "127.0.0.1"
+SIMULATED_STORE_BYTES = 100 << 20
+"""Shared memory of a simulated node."""
+_POLL_S = 1.0
+_SAY_EACH_S = 10.0
+
+
+class Node(NamedTuple):
+    """A machine of the cluster."""
+
+    gpus: int
+    processors: int
+    name: str
 
 
 @contextmanager
-def connected(nodes: int) -> Iterator[list[int]]:
-    """Be connected to Ray; gives the processors of each node, most first. ValueError when there are too few nodes.
+def connected(
+    nodes: int = 1,
+    *,
+    at_least: int | None = None,
+    wait_s: float = 0.0,
+    simulate: bool = False,
+    say: Callable[[str], None] = print,
+) -> Iterator[list[Node]]:
+    """Be connected to Ray; gives the nodes to work on, the largest first.
 
+    Waits up to `wait_s` for `nodes` machines, which an autoscaler may still be starting; ValueError when there are
+    fewer than `at_least` (default: all) then. `say` takes lines on the waiting, and the dashboard's address.
     One node without RAY_ADDRESS: Ray is started on this machine, on the loopback interface alone, and ends with us.
+    `simulate`: as many nodes are started on this machine.
     """
     address = os.environ.get("RAY_ADDRESS") or ("auto" if nodes > 1 else None)
-    apply_settings(starts_here=address is None)
+    apply_settings(starts_here=simulate or address is None)
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": bool(os.environ.get("IRAE_DEBUG")), "logging_level": logging.WARNING}
+    simulated = _simulated_cluster(nodes) if simulate else None
     try:
-        if address:
-            ray.init(address=address, **quiet)
+        if simulated:
+            context = ray.init(address=simulated.address, **quiet)
+        elif address:
+            context = ray.init(address=address, **quiet)
         else:
-            ray.init(address="local", include_dashboard=False, **quiet)
+            context = ray.init(address="local", include_dashboard=False, **quiet)
+        if context.dashboard_url:
+            say(f"Ray's dashboard: http://{context.dashboard_url}")
+        yield _wait_for_nodes(nodes, nodes if at_least is None else at_least, wait_s, say)
     except ConnectionError:
         raise ValueError(
             f"--nodes {nodes} needs a running cluster and none was found here; start one with `ray up "
-            "ray_cluster.yaml` and run the command on its head, or leave out --nodes to train on this machine."
+            "ray_cluster.yaml` and run the command on its head, pretend with --simulate-nodes, or leave out --nodes to "
+            "train on this machine."
         ) from None
-    try:
-        processors = sorted((int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]), reverse=True)
-        able = [count for count in processors if count > 0]
-        if len(able) < nodes:
-            raise ValueError(
-                f"--nodes {nodes} was asked for, but the cluster has {len(able)} with processors to train on; "
-                "add nodes (max_workers in ray_cluster.yaml) or ask for fewer."
-            )
-        yield able[:nodes]
     finally:
         ray.shutdown()
+        if simulated:
+            simulated.shutdown()
 
 
 def apply_settings(starts_here: bool) -> None:
@@ -59,3 +84,72 @@ def apply_settings(starts_here: bool) -> None:
         os.environ.setdefault(name, value)
     if starts_here and "RAY_AUTH_TOKEN" not in os.environ:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
+
+
+def _simulated_cluster(nodes: int) -> Any:
+    """As many Ray nodes on this machine, which share its processors; they end with this process, however it ends."""
+    from ray.cluster_utils import Cluster
+
+    processors = max(1, (os.cpu_count() or 1) // nodes)
+    here: dict[str, Any] = {"node_ip_address": LOOPBACK, "num_cpus": processors}
+    here["object_store_memory"] = SIMULATED_STORE_BYTES
+    cluster = Cluster(initialize_head=True, head_node_args={"dashboard_host": LOOPBACK, **here})
+    for _ in range(nodes - 1):
+        cluster.add_node(**here)
+    return cluster
+
+
+def _wait_for_nodes(nodes: int, at_least: int, wait_s: float, say: Callable[[str], None]) -> list[Node]:
+    """The largest `nodes` machines. While some are missing, an autoscaler is asked for them."""
+    begun_s, said_s, asked = time.monotonic(), float("-inf"), False
+    try:
+        while len(able := _able_nodes()) < nodes:
+            now_s = time.monotonic()
+            left_s = begun_s + wait_s - now_s
+            if left_s <= 0:
+                break
+            _ask_autoscaler(nodes, able)
+            asked = True
+            if now_s - said_s >= _SAY_EACH_S:
+                said_s = now_s
+                minutes, seconds = divmod(int(left_s), 60)
+                say(f"waiting for nodes: {len(able)} of {nodes} are there, {minutes}:{seconds:02d} left")
+            time.sleep(min(_POLL_S, left_s))
+    finally:
+        if asked:
+            _withdraw()
+    if len(able) < at_least:
+        there = ", ".join(f"{node.name} with {node.processors} processors" for node in able) or "none"
+        raise ValueError(
+            f"--nodes {nodes} was asked for, and {nodes - len(able)} did not come within {wait_s / 60:g} min; there: "
+            f"{there}. Add nodes (max_workers in ray_cluster.yaml), wait longer (--wait-for-nodes), or ask for fewer "
+            "(--nodes, --min-nodes)."
+        )
+    if len(able) < nodes:
+        say(f"going on with {len(able)} of {nodes} nodes")
+    return able[:nodes]
+
+
+def _able_nodes() -> list[Node]:
+    """Machines with processors to train on, the largest first."""
+    import ray
+
+    alive = [(node["Resources"], node["NodeManagerHostname"]) for node in ray.nodes() if node["Alive"]]
+    found = [Node(int(has.get("GPU", 0)), int(has.get("CPU", 0)), name) for has, name in alive]
+    return sorted((node for node in found if node.processors), reverse=True)
+
+
+def _ask_autoscaler(nodes: int, able: list[Node]) -> None:
+    """Ask for room for `nodes` machines as large as the largest one so far, so that no two find room on one."""
+    from ray.autoscaler.sdk import request_resources
+
+    largest = able[0] if able else Node(0, 1, "")
+    bundle = {"CPU": largest.processors} | ({"GPU": largest.gpus} if largest.gpus else {})
+    request_resources(bundles=[bundle] * nodes)
+
+
+def _withdraw() -> None:
+    """A demand that stayed would keep machines running for ever; while workers are on them they stay anyway."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[])

@@ -9,8 +9,9 @@ Sources: Glow, Kingma & Dhariwal 2018 (sections 3.1 to 3.3); Liu et al. 2020, ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,12 @@ class Conv1x1(Bijection):
 
     def weight(self) -> Tensor:
         """W, (c, c)."""
-        return self.matrix
+        return self.weights([self])[0]
+
+    @staticmethod
+    def weights(layers: Sequence[Any]) -> Tensor:
+        """W of each layer, (n, c, c)."""
+        return stacked(layers, "matrix")
 
     def log_abs_det(self) -> Tensor:
         """log |det W|, a scalar."""
@@ -115,10 +121,12 @@ class LUConv1x1(Conv1x1):
         self.register_buffer("diagonal_sign", torch.empty(channels))
         self.set_weight(weight)
 
-    def weight(self) -> Tensor:
-        unit = torch.eye(self.lower.shape[0], dtype=self.lower.dtype, device=self.lower.device)
-        diagonal = torch.diag(self.diagonal_sign * self.log_diagonal.exp())
-        return self.permutation @ (self.lower.tril(-1) + unit) @ (self.upper.triu(1) + diagonal)
+    @staticmethod
+    def weights(layers: Sequence[Any]) -> Tensor:
+        lower, upper = stacked(layers, "lower").tril(-1), stacked(layers, "upper").triu(1)
+        diagonal = torch.diag_embed(stacked(layers, "diagonal_sign") * stacked(layers, "log_diagonal").exp())
+        unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+        return stacked(layers, "permutation") @ (lower + unit) @ (upper + diagonal)
 
     def log_abs_det(self) -> Tensor:
         return self.log_diagonal.sum()
@@ -142,6 +150,20 @@ class CouplingWeights(NamedTuple):
     weight_mid: Tensor
     bias_mid: Tensor
     weight_out: Tensor
+    bias_out: Tensor
+
+
+class NetParameters(NamedTuple):
+    """What is trained of a coupling's net: each convolution's weight, and the ActNorm (or factor and bias) after it."""
+
+    conv_in: Tensor
+    log_scale_in: Tensor
+    bias_in: Tensor
+    conv_mid: Tensor
+    log_scale_mid: Tensor
+    bias_mid: Tensor
+    conv_out: Tensor
+    log_scale_out: Tensor
     bias_out: Tensor
 
 
@@ -169,29 +191,42 @@ class AffineCoupling(Bijection):
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
 
-    def folded(self) -> CouplingWeights:
-        """The net's three convolutions with their ActNorms and the final factor folded in."""
-        factor = self.log_scale.exp()
+    def raw(self) -> NetParameters:
+        """The net as it is trained."""
         assert self.conv_out.bias is not None
-        return CouplingWeights(
-            *scaled(self.conv_in.weight, self.norm_in),
-            *scaled(self.conv_mid.weight, self.norm_mid),
-            self.conv_out.weight * factor[:, None, None, None],
-            self.conv_out.bias * factor,
+        return NetParameters(
+            *(self.conv_in.weight, self.norm_in.log_scale, self.norm_in.bias),
+            *(self.conv_mid.weight, self.norm_mid.log_scale, self.norm_mid.bias),
+            *(self.conv_out.weight, self.log_scale, self.conv_out.bias),
         )
+
+    @staticmethod
+    def folded(couplings: Sequence[AffineCoupling]) -> list[CouplingWeights]:
+        """The nets of all couplings as they are applied."""
+        stacks = (torch.stack(parts) for parts in zip(*(coupling.raw() for coupling in couplings), strict=True))
+        folded = fold_net(NetParameters(*stacks))
+        return [CouplingWeights(*one) for one in zip(*(part.unbind() for part in folded), strict=True)]
 
     def shift_and_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor]:
         """t and s, each (B, c/2, H, W), float32 at least, whatever precision the convolutions ran in."""
-        return coupling_net(x_b, self.folded(), self.scale_min)
+        return coupling_net(x_b, self.folded([self])[0], self.scale_min)
 
     def forward(self, x: Tensor) -> Tensor:
-        x_a, x_b = x.chunk(2, dim=1)
-        shift, scale = self.shift_and_scale(x_b)
-        return torch.cat([scale * x_a + shift, x_b], dim=1)
+        return self.run(x, self.folded([self])[0])
 
     def inverse(self, y: Tensor) -> Tensor:
+        return self.undo(y, self.folded([self])[0])
+
+    def run(self, x: Tensor, weights: CouplingWeights) -> Tensor:
+        """`forward` with the net's weights at hand."""
+        x_a, x_b = x.chunk(2, dim=1)
+        shift, scale = coupling_net(x_b, weights, self.scale_min)
+        return torch.cat([scale * x_a + shift, x_b], dim=1)
+
+    def undo(self, y: Tensor, weights: CouplingWeights) -> Tensor:
+        """`inverse` with the net's weights at hand."""
         y_a, x_b = y.chunk(2, dim=1)
-        shift, scale = self.shift_and_scale(x_b)
+        shift, scale = coupling_net(x_b, weights, self.scale_min)
         return torch.cat([(y_a - shift) / scale, x_b], dim=1)
 
     def log_det(self, x: Tensor) -> Tensor:
@@ -218,6 +253,14 @@ class StepShape:
     """Of the couplings."""
 
 
+class Folded(NamedTuple):
+    """What a step applies to the image: x -> matrix x + bias at every pixel, and the coupling's net."""
+
+    matrix: Tensor
+    bias: Tensor
+    net: CouplingWeights
+
+
 class FlowStep(Bijection):
     """ActNorm, 1x1 convolution, coupling: one of the K steps of a level, image to code."""
 
@@ -227,20 +270,49 @@ class FlowStep(Bijection):
         self.conv = LUConv1x1(channels) if shape.lu else Conv1x1(channels)
         self.coupling = AffineCoupling(channels, shape.width, shape.scale_min)
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """ActNorm and W as one map x -> M x + b: M (c, c), b (c,)."""
-        weight = self.conv.weight()
-        return weight * self.norm.log_scale.exp(), weight @ self.norm.bias
+    @staticmethod
+    def affine(weights: Tensor, log_scales: Tensor, biases: Tensor) -> tuple[Tensor, Tensor]:
+        """W (n, c, c) and ActNorm (n, c) of n steps as maps x -> M x + b: M (n, c, c), b (n, c)."""
+        return weights * log_scales.exp()[:, None, :], times(weights, biases)
+
+    @classmethod
+    def affines(cls, steps: Sequence[FlowStep], undo: bool) -> tuple[Tensor, Tensor]:
+        """Matrices (n, c, c) and biases (n, c) of the steps' affine maps; `undo`: of their inverses."""
+        convs, norms = ([getattr(step, name) for step in steps] for name in ("conv", "norm"))
+        weights = type(convs[0]).weights(convs)
+        affine = cls.affine(weights, stacked(norms, "log_scale"), stacked(norms, "bias"))
+        return inverted(*affine) if undo else affine
+
+    @classmethod
+    def folded(cls, steps: Sequence[FlowStep], undo: bool = False) -> list[Folded]:
+        """Each step's weights; `undo`: with the inverse of its affine map.
+
+        All steps at once: K times as many operations on tiny matrices would take as long as a third of the
+        convolutions.
+        """
+        nets = AffineCoupling.folded([step.coupling for step in steps])
+        return [Folded(*one) for one in zip(*cls.affines(steps, undo), nets, strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.coupling(conv1x1(x, *self.affine()))
+        return self.run(x, self.folded([self])[0])
 
     def inverse(self, y: Tensor) -> Tensor:
-        return inverse_affine(self.coupling.inverse(y), *self.affine())
+        return self.undo(y, self.folded([self], undo=True)[0])
+
+    def run(self, x: Tensor, folded: Folded) -> Tensor:
+        """`forward` with the step's weights at hand."""
+        return self.coupling.run(conv1x1(x, folded.matrix, folded.bias), folded.net)
+
+    def undo(self, y: Tensor, folded: Folded) -> Tensor:
+        """`inverse` with the step's weights for it at hand."""
+        return conv1x1(self.coupling.undo(y, folded.net), folded.matrix, folded.bias)
+
+    def before_coupling(self, x: Tensor) -> Tensor:
+        """What the coupling is given when x enters the step."""
+        return self.conv(self.norm(x))
 
     def log_det(self, x: Tensor) -> Tensor:
-        h = conv1x1(x, *self.affine())
-        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(h)
+        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(self.before_coupling(x))
 
     def initialise(self, x: Tensor) -> Tensor:
         return self.coupling.initialise(self.conv(self.norm.initialise(x)))
@@ -249,17 +321,18 @@ class FlowStep(Bijection):
 class GenerativeStep(FlowStep):
     """The same three in the other order, code to image: coupling, 1x1 convolution, ActNorm. No matrix is inverted."""
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        return self.conv.weight() * self.norm.log_scale.exp()[:, None], self.norm.bias
+    @staticmethod
+    def affine(weights: Tensor, log_scales: Tensor, biases: Tensor) -> tuple[Tensor, Tensor]:
+        return weights * log_scales.exp()[:, :, None], biases
 
-    def forward(self, x: Tensor) -> Tensor:
-        return conv1x1(self.coupling(x), *self.affine())
+    def run(self, x: Tensor, folded: Folded) -> Tensor:
+        return conv1x1(self.coupling.run(x, folded.net), folded.matrix, folded.bias)
 
-    def inverse(self, y: Tensor) -> Tensor:
-        return self.coupling.inverse(inverse_affine(y, *self.affine()))
+    def undo(self, y: Tensor, folded: Folded) -> Tensor:
+        return self.coupling.undo(conv1x1(y, folded.matrix, folded.bias), folded.net)
 
-    def log_det(self, x: Tensor) -> Tensor:
-        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(x)
+    def before_coupling(self, x: Tensor) -> Tensor:
+        return x
 
     def initialise(self, x: Tensor) -> Tensor:
         return self.norm.initialise(self.conv(self.coupling.initialise(x)))
@@ -283,10 +356,29 @@ class GenerativeStep(FlowStep):
         return self(x)
 
 
+def fold_net(net: NetParameters) -> CouplingWeights:
+    """ActNorms and the final factor folded into the convolutions, of one net or of many in a stack.
+
+    Under autocast already in its precision: one cast for all.
+    """
+
+    def scaled(weight: Tensor, log_scale: Tensor) -> Tensor:
+        return in_autocast(weight * log_scale.exp()[..., None, None, None])
+
+    return CouplingWeights(
+        scaled(net.conv_in, net.log_scale_in),
+        in_autocast(net.bias_in),
+        scaled(net.conv_mid, net.log_scale_mid),
+        in_autocast(net.bias_mid),
+        scaled(net.conv_out, net.log_scale_out),
+        in_autocast(net.bias_out * net.log_scale_out.exp()),
+    )
+
+
 def coupling_net(x_b: Tensor, weights: CouplingWeights, scale_min: float) -> tuple[Tensor, Tensor]:
     """Shift and scale of a coupling from its second half, (B, c/2, H, W) each, in the precision of x_b."""
-    h = F.relu(F.conv2d(x_b, weights.weight_in, weights.bias_in, padding=1))
-    h = F.relu(F.conv2d(h, weights.weight_mid, weights.bias_mid))
+    h = F.relu_(F.conv2d(x_b, weights.weight_in, weights.bias_in, padding=1))
+    h = F.relu_(F.conv2d(h, weights.weight_mid, weights.bias_mid))
     h = F.conv2d(h, weights.weight_out, weights.bias_out, padding=1).to(x_b.dtype)
     return h[:, 0::2], coupling_scale(h[:, 1::2], scale_min)
 
@@ -306,25 +398,31 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def exact_inverse(matrix: Tensor) -> Tensor:
-    """Inverse of (c, c), computed in float64, in the precision of the input."""
+    """Inverse of (..., c, c), computed in float64, in the precision of the input."""
     with torch.autocast(matrix.device.type, enabled=False):
         return torch.linalg.inv(matrix.double()).to(matrix.dtype)
 
 
-def inverse_affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The x with weight x + bias = y."""
-    return conv1x1(y, *inverted(weight, bias))
-
-
 def inverted(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix and bias of the map that undoes x -> weight x + bias."""
+    """Matrix and bias of the map that undoes x -> weight x + bias; of n of them as well."""
     inverse = exact_inverse(weight)
-    return inverse, -(inverse @ bias)
+    return inverse, -times(inverse, bias)
 
 
-def scaled(weight: Tensor, norm: ActNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias of one convolution that does what `weight` and then `norm` do."""
-    return weight * norm.log_scale.exp()[:, None, None, None], norm.bias
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """(..., c, c) times (..., c) -> (..., c)."""
+    return (matrix @ vector[..., None])[..., 0]
+
+
+def stacked(modules: Sequence[nn.Module], name: str) -> Tensor:
+    """One tensor of each module, stacked along a new first axis."""
+    return torch.stack([getattr(module, name) for module in modules])
+
+
+def in_autocast(tensor: Tensor) -> Tensor:
+    """Cast as autocast would, if it is on here."""
+    device = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
 def squeeze(x: Tensor) -> Tensor:

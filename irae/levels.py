@@ -6,7 +6,7 @@ Codes: a tuple of L + 1 tensors, z_1 ... z_L and what is left after the last lev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ def run_steps(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
     """The steps one after the other."""
     if reversible and torch.is_grad_enabled():
         return run_reversible(x, steps)
-    for step in steps:
-        x = step(x)
+    for step, folded in zip(steps, type(steps[0]).folded(steps), strict=True):
+        x = step.run(x, folded)
     return x
 
 
@@ -36,8 +36,8 @@ def run_steps_back(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Te
     """Their inverses, the last step first."""
     if reversible and torch.is_grad_enabled():
         return run_reversible(x, steps, backwards=True)
-    for step in reversed(steps):
-        x = step.inverse(x)
+    for step, folded in zip(reversed(steps), reversed(type(steps[0]).folded(steps, undo=True)), strict=True):
+        x = step.undo(x, folded)
     return x
 
 
@@ -70,14 +70,16 @@ class Flow(nn.Module):
 
     def log_det(self, x: Tensor) -> Tensor:
         """log |det d codes / d x|, (B,)."""
-        total = x.new_zeros(x.shape[0])
+        return torch.stack([step.log_det(entering) for step, entering in self.walk(x)]).sum(0)
+
+    def walk(self, x: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
+        """Each step with what enters it."""
         for level in self.levels:
             x = squeeze(x)
             for step in level:
-                total = total + step.log_det(x)
+                yield step, x
                 x = step(x)
             x = x.chunk(2, dim=1)[0]
-        return total
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> Codes:
@@ -120,15 +122,17 @@ class GenerativeFlow(nn.Module):
 
     def log_det(self, codes: Codes) -> Tensor:
         """log |det d image / d codes|, (B,)."""
+        return torch.stack([step.log_det(entering) for step, entering in self.walk(codes)]).sum(0)
+
+    def walk(self, codes: Codes) -> Iterator[tuple[FlowStep, Tensor]]:
+        """Each step with what enters it."""
         *levels, x = codes
-        total = x.new_zeros(x.shape[0])
         for level, code in zip(self.levels, reversed(levels), strict=True):
             x = torch.cat([x, code], dim=1)
             for step in level:
-                total = total + step.log_det(x)
+                yield step, x
                 x = step(x)
             x = unsqueeze(x)
-        return total
 
     def start_as_inverse_of(self, flow: Flow) -> None:
         """With untrained couplings, this flow after `flow` is the identity."""

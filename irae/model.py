@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,11 +56,18 @@ class IRAE(nn.Module):
 
     def log_det(self, noisy: Tensor) -> Tensor:
         """log |det d restored / d noisy|, (B,)."""
+        decoded = self.decoder.log_det(self._into_decoder(noisy))
+        return self.encoder.log_det(noisy - 0.5) + (-decoded if isinstance(self.decoder, Flow) else decoded)
+
+    def walk(self, noisy: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
+        """Every step of both flows with what enters it (of the paper's decoder, in the direction that it is a flow)."""
+        yield from self.encoder.walk(noisy - 0.5)
+        yield from self.decoder.walk(self._into_decoder(noisy))
+
+    def _into_decoder(self, noisy: Tensor) -> Any:
+        """What the decoder's forward is given: codes, or the image of which the paper's decoder is the flow."""
         codes = self.encode(noisy)
-        encoded = self.encoder.log_det(noisy - 0.5)
-        if isinstance(self.decoder, Flow):
-            return encoded - self.decoder.log_det(self.decoder.inverse(codes))
-        return encoded + self.decoder.log_det(codes)
+        return self.decoder.inverse(codes) if isinstance(self.decoder, Flow) else codes
 
     def restore(self, noisy: Tensor) -> Tensor:
         """Any size: padded by reflection to a multiple of 2^L, restored, cropped back, clamped to [0, 1]."""

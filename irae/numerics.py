@@ -17,6 +17,22 @@ def round_trip_max_error(model: IRAE, images: Tensor) -> float:
 
 
 @torch.no_grad()
+def condition_number(model: torch.nn.Module) -> float:
+    """The largest condition number of a 1x1 convolution: so many times may a rounding error grow on the way back."""
+    weights = [layer.weight() for layer in model.modules() if isinstance(layer, Conv1x1)]
+    finite = all(bool(torch.isfinite(weight).all()) for weight in weights)
+    return max(torch.linalg.cond(weight.double()).item() for weight in weights) if finite else float("inf")
+
+
+@torch.no_grad()
+def smallest_scale(model: IRAE, images: Tensor) -> float:
+    """The smallest factor of any coupling for these images (B, C, H, W): the inverse divides by it."""
+    with torch.autocast(images.device.type, enabled=False):
+        halves = ((step.coupling, step.before_coupling(x).chunk(2, dim=1)[1]) for step, x in model.walk(images))
+        return min(coupling.shift_and_scale(x_b)[1].min().item() for coupling, x_b in halves)
+
+
+@torch.no_grad()
 def largest_scale(model: torch.nn.Module) -> tuple[str, float]:
     """Name and size of the layer that magnifies most: where to look when training blew up.
 

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irae.flow import CouplingWeights, FlowStep, GenerativeStep, conv1x1, coupling_net, inverted
+from irae.flow import FlowStep, GenerativeStep, NetParameters, conv1x1, coupling_net, fold_net
 
 
 @dataclass(frozen=True)
 class Affine:
     """y = M x + b at every pixel. Tensors: M (c, c), b (c,)."""
 
+    undoing: tuple[Tensor, Tensor]
+    """Matrix and bias of the inverse: no gradient passes through them."""
     tensor_count = 2
 
     def run(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
@@ -30,23 +32,26 @@ class Affine:
 
     def undo(self, y: Tensor, grad: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         """The input, and the gradients of the input and of the tensors, from the output and its gradient."""
-        matrix, bias = tensors
-        x = conv1x1(y, *inverted(matrix, bias))
+        matrix, _ = tensors
+        x = conv1x1(y, *self.undoing)
         grad_columns, x_columns = pixels_by_channels(grad), pixels_by_channels(x)
         return x, conv1x1(grad, matrix.t()), (grad_columns.t() @ x_columns, grad_columns.sum(0))
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """y_a = s x_a + t, or backwards y_a = (x_a - t) / s; y_b = x_b. Tensors: CouplingWeights."""
+    """y_a = s x_a + t, or backwards y_a = (x_a - t) / s; y_b = x_b. Tensors: NetParameters.
+
+    They are folded when they are needed and not before: folded weights that are kept would grow with K.
+    """
 
     scale_min: float
     backwards: bool
-    tensor_count = len(CouplingWeights._fields)
+    tensor_count = len(NetParameters._fields)
 
     def run(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         x_a, x_b = x.chunk(2, dim=1)
-        shift, scale = coupling_net(x_b, CouplingWeights(*tensors), self.scale_min)
+        shift, scale = coupling_net(x_b, fold_net(NetParameters(*tensors)), self.scale_min)
         return torch.cat([(x_a - shift) / scale if self.backwards else scale * x_a + shift, x_b], dim=1)
 
     def undo(self, y: Tensor, grad: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
@@ -54,7 +59,7 @@ class Coupling:
         (y_a, y_b), (grad_a, grad_b) = y.chunk(2, dim=1), grad.chunk(2, dim=1)
         inputs = [t.detach().requires_grad_() for t in (y_b, *tensors)]
         with torch.enable_grad():
-            shift, scale = coupling_net(inputs[0], CouplingWeights(*inputs[1:]), self.scale_min)
+            shift, scale = coupling_net(inputs[0], fold_net(NetParameters(*inputs[1:])), self.scale_min)
         t, s = shift.detach(), scale.detach()
         if self.backwards:
             x_a, grad_x = y_a * s + t, grad_a / s
@@ -102,16 +107,20 @@ class _Chain(torch.autograd.Function):
 
 def run_reversible(x: Tensor, steps: Sequence[FlowStep], backwards: bool = False) -> Tensor:
     """The steps one after the other (or their inverses, last step first), keeping nothing but the result."""
+    kind = type(steps[0])
+    affines = zip(*kind.affines(steps, undo=backwards), strict=True)
+    with torch.no_grad():
+        undoing = zip(*kind.affines(steps, undo=not backwards), strict=True)
+    in_order = list(zip(steps, affines, undoing, strict=True))
     layers: list[Layer] = []
     tensors: list[Tensor] = []
-    for step in reversed(steps) if backwards else steps:
-        affine = inverted(*step.affine()) if backwards else step.affine()
+    for step, affine, its_undoing in reversed(in_order) if backwards else in_order:
         parts: list[tuple[Layer, Sequence[Tensor]]] = [
-            (Affine(), affine),
-            (Coupling(step.coupling.scale_min, backwards), step.coupling.folded()),
+            (Affine(its_undoing), affine),
+            (Coupling(step.coupling.scale_min, backwards), step.coupling.raw()),
         ]
         # The generative step has the coupling first, and so has the inverse of the other one.
-        for layer, its_tensors in reversed(parts) if isinstance(step, GenerativeStep) != backwards else parts:
+        for layer, its_tensors in reversed(parts) if issubclass(kind, GenerativeStep) != backwards else parts:
             layers.append(layer)
             tensors.extend(its_tensors)
     return _Chain.apply(x, layers, *tensors)

@@ -1,14 +1,20 @@
-"""TensorBoard curves of a run: written to a local folder, copied to the run's folder with each checkpoint."""
+"""TensorBoard curves and pictures of a run: in a local folder, copied to the run's with each checkpoint."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from infra.storage import Storage
 
 FOLDER = "tensorboard"
+COLUMNS = 8
+"""Images side by side in a picture."""
 
 
 class Board:
@@ -29,6 +35,12 @@ class Board:
         for name, value in row.items():
             if self.writer and name != "images_seen":
                 self.writer.add_scalar(name, value, row["images_seen"])
+
+    def show(self, pictures: Sequence[Tensor], images_seen: int) -> None:
+        """Rows of clean, noisy and restored images, (B, 3, H, W) each, as one picture."""
+        if self.writer:
+            rows = [torch.cat([*images[:COLUMNS].float().clamp(0, 1).cpu()], dim=2) for images in pictures]
+            self.writer.add_image("clean, noisy, restored", torch.cat(rows, dim=1), images_seen)
 
     def publish(self) -> None:
         """Copy the event files to the store."""

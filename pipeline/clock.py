@@ -55,16 +55,22 @@ class Clock:
             if is_due
         ]
 
+    @property
+    def time_share(self) -> float:
+        """Of --max-minutes, what is used up; 0 without."""
+        return self.train_s / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
+
     def checkpoint_done(self) -> None:
         self._saved_at = time.monotonic()
 
-    def rates(self) -> dict[str, float]:
-        """Figures since the last call, and the time and memory so far."""
+    def rates(self, workers: int) -> dict[str, float]:
+        """Figures of all `workers` since the last call, and the time and memory so far."""
         elapsed_s = max(time.monotonic() - self._logged_at, 1e-9)
         row = {
             "train_s": self.train_s,
             "loss": self._loss_sum / max(self._steps, 1),
             "images_per_sec": self._images / elapsed_s,
+            "images_per_sec_per_worker": self._images / elapsed_s / workers,
             "data_wait_share": self._wait_s / elapsed_s,
             "peak_memory_mb": peak_memory_mb(),
         }

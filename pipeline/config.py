@@ -16,6 +16,7 @@ from irae.config import IRAEConfig
 
 SourceName = Literal["synthetic", "folder", "celeba", "celeba-hq", "cub", "flowers"]
 Sigma = float | Literal["blind"]
+LrSchedule = Literal["paper", "constant", "step", "cosine", "one-cycle", "wsd"]
 PositionalPath = tyro.conf.Positional[Path]
 PositionalText = tyro.conf.Positional[str]
 
@@ -153,7 +154,7 @@ class TrainConfig:
     """Train an IRAE. The same command again goes on from the last checkpoint."""
 
     preset: str = "auto"
-    """Where the other defaults come from: paper, standard, laptop; auto is standard with a GPU, laptop without."""
+    """Where the other defaults come from: paper, standard, best, laptop; auto: standard with a GPU, else laptop."""
     data: str | None = None
     """URL of the data set. Default: the one below IRAE_STORE/data."""
     name: str | None = None
@@ -175,14 +176,35 @@ class TrainConfig:
     partitions: int = 1
     """With windows: parts of each batch that read from shards of their own, so that N nodes which divide them fetch
     about 1/N of the bytes each."""
+    flip: bool = False
+    """Mirror half of the training images left to right, anew in each epoch."""
+    crop: int | None = None
+    """Train on random crops of this side, px. Default: the whole images."""
     lr: float = 1e-3
-    """First learning rate; the paper's schedule lowers it."""
+    """Highest learning rate."""
+    lr_schedule: LrSchedule = "paper"
+    """paper: lowered when validation no longer gains. The others divide up the budget (--max-images or --max-minutes):
+    constant, step, cosine, one-cycle, wsd (warm-up, stable, decay)."""
+    lr_warmup_images: int = 0
+    """The rate rises from 0 over so many images."""
+    lr_end_share: float = 0.01
+    """cosine, wsd: the last rate as a share of --lr."""
+    lr_drops: int = 3
+    """step: how often the rate drops."""
+    lr_drop_factor: float = 5.0
+    """step: what it is divided by each time."""
+    lr_rise_share: float = 0.3
+    """one-cycle: share of the budget until the highest rate."""
+    lr_decay_share: float = 0.3
+    """wsd: share of the budget in which the rate falls."""
     lr_first_drop_epoch: int = 50
-    """Epoch after which the rate is divided by 5 for the first time."""
+    """paper: epoch after which the rate is divided by 5 for the first time."""
     lr_patience_epochs: int = 10
-    """From then on: epochs without better validation PSNR before it is divided by 5 again."""
+    """paper: from then on, epochs without better validation PSNR before it is divided by 5 again."""
     lr_min: float = 1e-6
-    """Training ends when the rate falls below."""
+    """paper: training ends when the rate falls below."""
+    ema_images: int = 0
+    """Validate, keep and use an average of the weights over about so many images. 0: the last step's weights."""
     clip_norm: float = 50.0
     """Gradients are scaled down to this norm."""
     seed: int = 0
@@ -202,6 +224,12 @@ class TrainConfig:
     """Newest checkpoints that stay on the store, besides the best."""
     nodes: int = 1
     """Machines."""
+    min_nodes: int | None = None
+    """Train with as few as this when others are missing. Default: all to begin with, one when some are lost later."""
+    wait_for_nodes: float = 10.0
+    """Minutes to wait for machines that the cluster is still starting."""
+    simulate_nodes: bool = False
+    """Start the nodes on this machine, to see how training on several behaves."""
     workers_per_node: int | None = None
     """Workers on each machine. Default: its GPUs, or one."""
     ray: bool = True
@@ -216,9 +244,14 @@ class TrainConfig:
         below(problems, 1, window_shards=self.window_shards, partitions=self.partitions)
         below(problems, 1, micro_batch=self.micro_batch, keep_checkpoints=self.keep_checkpoints)
         below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
+        below(problems, 0, lr_warmup_images=self.lr_warmup_images, lr_drops=self.lr_drops, ema_images=self.ema_images)
+        below(problems, 8, crop=self.crop)
+        below(problems, 0, wait_for_nodes=self.wait_for_nodes)
+        below(problems, 1, min_nodes=self.min_nodes)
         for name, value in (("lr", self.lr), ("clip-norm", self.clip_norm), ("lr-min", self.lr_min)):
             if not value > 0:
                 problems.append(f"--{name} is {value}, but must be above 0.")
+        problems += self._schedule_problems()
         if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
             problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
         workers = max(1, self.nodes * (self.workers_per_node or 1))
@@ -229,9 +262,32 @@ class TrainConfig:
                 f"--reversible needs --scale-min of at least 0.1 (it is {self.model.scale_min:g}): otherwise "
                 "activations cannot be computed back in float32."
             )
+        if self.min_nodes is not None and self.min_nodes > self.nodes:
+            problems.append(f"--min-nodes {self.min_nodes} is more than --nodes {self.nodes}; it is the smaller one.")
         if not self.ray and (self.nodes > 1 or (self.workers_per_node or 1) > 1):
             problems.append(
                 "--no-ray runs one worker on one node; leave it out, or leave out --nodes and --workers-per-node."
+            )
+        return problems
+
+    def _schedule_problems(self) -> list[str]:
+        problems = [
+            f"--{name} is {value}, but must be above 0 and below 1."
+            for name, value in (
+                ("lr-end-share", self.lr_end_share),
+                ("lr-rise-share", self.lr_rise_share),
+                ("lr-decay-share", self.lr_decay_share),
+            )
+            if not 0 < value < 1
+        ]
+        if self.lr_drop_factor <= 1:
+            problems.append(f"--lr-drop-factor is {self.lr_drop_factor}, but must be above 1.")
+        if self.lr_schedule != "paper" and not (self.max_images or self.max_minutes):
+            problems.append(f"--lr-schedule {self.lr_schedule} needs a budget: give --max-images or --max-minutes.")
+        if self.crop and self.model.L > 0 and self.crop % self.model.side_multiple:
+            problems.append(
+                f"--crop {self.crop} does not fit --L {self.model.L}: it must be divisible by "
+                f"{self.model.side_multiple}."
             )
         return problems
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,18 @@ class OtherWorkerFailed(ValueError):
     """Raised on the workers that are well when another one has a user's error to tell of."""
 
 
+class LostTouch(RuntimeError):
+    """Raised on the workers that are left when one is gone. A restart mends it, so it is no user's error."""
+
+
+@dataclass
+class Progress:
+    """How far a worker has come, for whoever watches from another thread."""
+
+    meetings: int = 0
+    """Sums over all workers that it has come to."""
+
+
 @dataclass(frozen=True)
 class Team:
     """This worker's place among all workers."""
@@ -22,6 +35,7 @@ class Team:
     rank: int
     world_size: int
     device: torch.device
+    progress: Progress = field(default_factory=Progress, compare=False)
 
     @classmethod
     def alone(cls) -> Team:
@@ -40,7 +54,8 @@ class Team:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up over all workers, in place."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            with self._meeting():
+                dist.all_reduce(tensor)
         return tensor
 
     def named(self, error: ValueError) -> ValueError:
@@ -55,11 +70,23 @@ class Team:
         if failed:
             raise OtherWorkerFailed("another worker could not go on; its message says why.")
 
+    @torch.no_grad()
     def same_as_first_(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first worker's values into every worker's tensors."""
         if self.world_size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+            with self._meeting():
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
+
+    @contextmanager
+    def _meeting(self) -> Iterator[None]:
+        """LostTouch for all the ways in which torch tells that another worker or the whole group has ended."""
+        self.progress.meetings += 1
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0].rpartition("] ")[2].partition(". ")[0]
+            raise LostTouch(f"it lost touch with the other workers: {reason}") from error
 
 
 class FlatGradients:
@@ -70,7 +97,7 @@ class FlatGradients:
     lost by not overlapping.
     """
 
-    SIGNALS = ("loss", "failed", "log", "checkpoint", "stop")
+    SIGNALS = ("loss", "failed", "log", "checkpoint", "stop", "time_share")
 
     def __init__(self, model: nn.Module) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]

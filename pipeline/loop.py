@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from infra.storage import open_storage
-from irae.checkpoint import load_optimizer, load_weights, model_to_files, optimizer_to_bytes
+from irae.averaging import WeightAverage
+from irae.checkpoint import (
+    bytes_to_tensors,
+    load_optimizer,
+    load_weights,
+    model_to_files,
+    optimizer_to_bytes,
+    tensors_to_bytes,
+)
 from irae.model import IRAE, on_device
 from irae.numerics import largest_scale
-from irae.schedules import PaperSchedule
+from pipeline.augment import augment
 from pipeline.board import Board
 from pipeline.clock import Clock
 from pipeline.config import TrainConfig, cache_folder
 from pipeline.distributed import FlatGradients, OtherWorkerFailed, Team
 from pipeline.notice import Notice
 from pipeline.pairs import make_pairs
-from pipeline.run import BEST, Run
+from pipeline.patience import Note, patiently
+from pipeline.rate import make_schedule, rate_now
+from pipeline.run import Run
 from pipeline.step import StepResult, autocast, resolve_precision, train_step
 from pipeline.validate import validate
 from sharding import Batch, Dataset, Loader, ReaderState, ShardReader
 
 Report = Callable[[dict[str, Any]], None]
-OPTIMIZER = "optimizer.safetensors"
+MaySave = Callable[[], object]
+OPTIMIZER, TRAINING_WEIGHTS = "optimizer.safetensors", "training.safetensors"
+"""The second: the last step's weights, where model.safetensors holds their average."""
 
 
-def train(config: TrainConfig, team: Team, report: Report) -> None:
-    """Train this worker's share of a run to its end. ValueError, on every worker, when it cannot go on."""
+def train(
+    config: TrainConfig, team: Team, report: Report, note: Note = print, may_save: MaySave = lambda: None
+) -> None:
+    """Train this worker's share of a run to its end. ValueError, on every worker, when it cannot go on.
+
+    `note` takes lines for the user; `may_save` is called before each checkpoint, and raises ValueError when the run
+    is no longer this training's.
+    """
     trainer, error = None, None
+    assert config.out
     try:
-        trainer = Trainer(config, team, report)
+        make = partial(Trainer, config, team, report, note, may_save)
+        trainer = patiently(make, open_storage(config.out), note)
     except ValueError as problem:
         error = problem
     team.agree(error)
@@ -48,24 +70,25 @@ class Trainer:
     Making one reads the store and may raise ValueError; it takes part in no collective.
     """
 
-    def __init__(self, config: TrainConfig, team: Team, report: Report) -> None:
+    def __init__(
+        self, config: TrainConfig, team: Team, report: Report, note: Note = print, may_save: MaySave = lambda: None
+    ) -> None:
         assert config.data and config.out
-        self.config, self.team, self.report = config, team, report
+        self.config, self.team, self.report, self.note, self.may_save = config, team, report, note, may_save
         self.dataset = Dataset.open(open_storage(config.data))
         self.run = Run(open_storage(config.out))
         self.reader = ShardReader(self.dataset, "train", cache_folder())
         self.val_reader = ShardReader(self.dataset, "val", cache_folder())
         self.precision = resolve_precision(config.precision, team.device)
-        self.schedule = PaperSchedule(
-            config.lr, config.lr_first_drop_epoch, config.lr_patience_epochs, lr_min=config.lr_min
-        )
-        self.images_seen, self.rows = 0, list[dict[str, Any]]()
+        self.schedule = make_schedule(config)
+        self.images_seen, self.time_share, self.rows = 0, 0.0, list[dict[str, Any]]()
         self.clock = Clock(config)
         torch.manual_seed(config.seed)
         self.model = on_device(IRAE(config.model), team.device)
         self.model.use_reversible(config.reversible)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
         self.names = [name for name, _ in self.model.named_parameters()]
+        self.average: WeightAverage | None = None
         self.loader = self._start_or_resume()
         self.gradients = FlatGradients(self.model)
         self.notice = Notice()
@@ -79,6 +102,7 @@ class Trainer:
             first = loader.order.slots(0)
             batch = replace(self.reader.read(first.sample), epoch=first.epoch)
             self.model.initialise(self.pairs(batch)[1])
+            self._start_average()
             return loader
         state = checkpoint.state
         try:
@@ -88,11 +112,24 @@ class Trainer:
                 f"the run {self.run.store.url} cannot go on with {self.dataset.store.url}: {error}"
             ) from None
         load_weights(self.model, checkpoint.files)
+        self._start_average()
+        if TRAINING_WEIGHTS in checkpoint.files:
+            self.model.load_state_dict(bytes_to_tensors(checkpoint.files[TRAINING_WEIGHTS]))
         load_optimizer(self.optimizer, self.names, checkpoint.files[OPTIMIZER])
         self.schedule.load_state(state["schedule"])
         self.images_seen, self.clock.train_s = state["images_seen"], state["train_s"]
+        self.time_share = self.clock.time_share
         self.rows = self.run.read_metrics(self.images_seen)
         return loader
+
+    def _start_average(self) -> None:
+        """From the weights as they are: those of the beginning, or a checkpoint's averages."""
+        if self.config.ema_images:
+            self.average = WeightAverage(self.model, self.config.ema_images)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are validated and kept."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def _make_loader(self, state: ReaderState | None) -> Loader:
         return self.reader.loader(
@@ -108,20 +145,29 @@ class Trainer:
 
     def synchronise(self) -> None:
         """Give every worker the first one's weights."""
-        self.team.same_as_first_([*self.model.parameters(), *self.model.buffers()])
+        for context in (nullcontext(), self._averaged()):
+            with context:
+                self.team.same_as_first_([*self.model.parameters(), *self.model.buffers()])
 
     def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(clean, noisy) of a batch, on the device."""
         assert batch.epoch is not None
+        epochs, config = list(batch.epoch), self.config
+        clean = augment(batch.clean, batch.keys, epochs, seed=config.seed, flip=config.flip, crop=config.crop)
         return make_pairs(
-            batch.clean,
+            clean,
             batch.keys,
-            batch.epoch,
+            epochs,
             bits=self.dataset.bits,
             sigma_255=self.config.sigma_255,
             seed=self.config.seed,
             device=self.team.device,
         )
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step, the same on every worker."""
+        return rate_now(self.config, self.schedule, self.images_seen, self.time_share)
 
     @property
     def finished(self) -> bool:
@@ -139,13 +185,16 @@ class Trainer:
         while not stop:
             result = self._step(*self._next_pairs())
             self.images_seen += self.config.global_batch
+            self.time_share = result.signals["time_share"]
+            if self.average:
+                self.average.update(self.config.global_batch, self.images_seen)
             self.clock.count(self.config.global_batch, result.loss)
             epoch_ended = self.images_seen // self.loader.order.images_per_epoch > self.schedule.epoch
-            best = self._end_epoch() if epoch_ended else None
-            if result.signals["log"] and not epoch_ended:
+            stop = bool(result.signals["stop"]) or self.images_seen >= (self.config.max_images or float("inf"))
+            best = self._validate(epoch_ended) if epoch_ended or stop else None
+            stop = stop or self.schedule.finished
+            if result.signals["log"] and not epoch_ended and not stop:
                 self._log({})
-            stop = bool(result.signals["stop"]) or self.schedule.finished
-            stop = stop or self.images_seen >= (self.config.max_images or float("inf"))
             if epoch_ended or stop or result.signals["checkpoint"]:
                 self._save(best)
         self.loader.close()
@@ -154,7 +203,7 @@ class Trainer:
         """The next share, or the error that prevents it: the others must hear of it, or they wait for ever."""
         try:
             with self.clock.waiting():
-                batch = self.loader.next()
+                batch = patiently(self.loader.next, self.dataset.store, self.note)
         except ValueError as error:
             return None, self.team.named(error)
         return self.pairs(batch), None
@@ -162,12 +211,14 @@ class Trainer:
     def _step(self, pairs: tuple[Tensor, Tensor] | None, failure: ValueError | None) -> StepResult:
         if failure:
             self.gradients.signal("failed", 1)
-        for name in self.clock.due() if self.team.is_first else ():
-            self.gradients.signal(name, 1)
+        if self.team.is_first:
+            self.gradients.signal("time_share", self.clock.time_share)
+            for name in self.clock.due():
+                self.gradients.signal(name, 1)
         if self.notice.just_heard():
             self.gradients.signal("checkpoint", 1)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.lr
+            group["lr"] = self.lr
         result = train_step(
             self.model,
             self.optimizer,
@@ -196,13 +247,21 @@ class Trainer:
             "under another --name."
         )
 
-    def _end_epoch(self) -> float | None:
-        """Validate and let the schedule know; returns the PSNR if it is the best so far. The same on all workers."""
-        values = validate(self.model, self.val_reader, self.config, self.dataset.bits, self.team, self.precision)
-        psnr_db = values["val_psnr_db"]
+    def _validate(self, epoch_ended: bool) -> float | None:
+        """Validate, and let the schedule know of an epoch's end; returns the PSNR if it is the best so far.
+
+        The same on all workers. The schedule does not hear of where a budget ended: a run that goes on from there must
+        not differ from one that was never stopped.
+        """
+        with self._averaged():
+            found = validate(self.model, self.val_reader, self.config, self.dataset.bits, self.team, self.precision)
+        psnr_db = found.figures["val_psnr_db"]
         is_best = psnr_db > self.schedule.best_psnr_db
-        self.schedule.end_epoch(psnr_db)
-        self._log(values)
+        if epoch_ended:
+            self.schedule.end_epoch(psnr_db)
+        self._log(found.figures)
+        if self.board:
+            self.board.show(found.pictures, self.images_seen)
         return psnr_db if is_best else None
 
     def _log(self, values: dict[str, float]) -> None:
@@ -210,8 +269,8 @@ class Trainer:
         row = {
             "images_seen": self.images_seen,
             "epoch": self.images_seen / self.loader.order.images_per_epoch,
-            "lr": self.schedule.lr,
-            **self.clock.rates(),
+            "lr": self.lr,
+            **self.clock.rates(self.team.world_size),
             **values,
         }
         if self.board:
@@ -220,14 +279,25 @@ class Trainer:
         self.report(row)
 
     def _save(self, best_psnr_db: float | None) -> None:
-        """A checkpoint (the best one, if given a PSNR), the metrics so far, the curves."""
+        """The first worker's state goes to the store; all workers go on together. ValueError, on every worker, when
+        the store does not take it."""
+        error = None
+        if self.team.is_first:
+            try:
+                patiently(partial(self._write, best_psnr_db), self.run.store, self.note)
+            except ValueError as problem:
+                error = problem
+        self.team.agree(error)
         self.clock.checkpoint_done()
-        if not self.team.is_first:
-            return
-        files = {
-            **model_to_files(self.model),
-            OPTIMIZER: optimizer_to_bytes(self.optimizer, self.names),
-        }
+
+    def _write(self, best_psnr_db: float | None) -> None:
+        """A checkpoint (the best one, if given a PSNR), the metrics so far, the curves."""
+        self.may_save()
+        with self._averaged():
+            files = model_to_files(self.model)
+        if self.average:
+            files[TRAINING_WEIGHTS] = tensors_to_bytes(self.model.state_dict())
+        files[OPTIMIZER] = optimizer_to_bytes(self.optimizer, self.names)
         state = {
             **self.loader.state().to_json(),
             "train_s": self.clock.train_s,
@@ -235,7 +305,7 @@ class Trainer:
         }
         name = self.run.save_checkpoint(files, state)
         if best_psnr_db is not None:
-            self.run.write_json(BEST, {"checkpoint": name, "val_psnr_db": best_psnr_db})
+            self.run.offer_best(name, best_psnr_db)
         self.run.write_metrics(self.rows)
         self.run.prune_checkpoints(self.config.keep_checkpoints)
         assert self.board

@@ -2,82 +2,144 @@
 
 from __future__ import annotations
 
-import threading
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from infra.cluster import connected
-from infra.storage import arrow_filesystem, join_url
+from infra.cluster import Node, connected
+from infra.storage import open_storage
 from pipeline.config import TrainConfig
+from pipeline.loop import MaySave, Report
+from pipeline.messages import Listener
+from pipeline.patience import PATIENCE_S, Note, patiently
+from pipeline.run import Run
 
 MAX_RESTARTS = 3
+"""Without a new checkpoint in between; then something is wrong that a restart does not mend."""
+COLLECTIVE_TIMEOUT_S = 4 * PATIENCE_S
+"""So long a sum over all workers may take: the last resort, after what watches the workers."""
 
 
-def run(config: TrainConfig, report: Callable[[dict[str, Any]], None]) -> None:
+def run(config: TrainConfig, report: Report, note: Note, may_save: MaySave) -> None:
     """Train on `nodes` x `workers_per_node` workers; `report` gets each row of metrics, in this process.
 
     ValueError with the worker's own sentence when training cannot go on.
     """
-    with connected(config.nodes) as processors:
-        from ray.exceptions import RayError
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-        from ray.util.queue import Queue
-
-        assert config.out
-        filesystem, path = arrow_filesystem(join_url(config.out, "ray"))
-        messages = Queue(actor_options={"num_cpus": 0})
-        listener = Listener(messages, report)
-        per_node, gpus = workers_per_node(config)
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={"config": config, "messages": messages},
-            scaling_config=ScalingConfig(
-                num_workers=config.nodes * per_node,
-                use_gpu=gpus,
-                resources_per_worker={"CPU": max(1, min(processors) // per_node), **({"GPU": 1} if gpus else {})},
-                placement_strategy="STRICT_SPREAD" if config.nodes > 1 and per_node == 1 else "SPREAD",
-            ),
-            run_config=RunConfig(
-                name="train",
-                storage_filesystem=filesystem,
-                storage_path=path,
-                failure_config=FailureConfig(max_failures=MAX_RESTARTS),
-            ),
-        )
+    with connected(
+        config.nodes,
+        at_least=config.min_nodes,
+        wait_s=60 * config.wait_for_nodes,
+        simulate=config.simulate_nodes,
+        say=note,
+    ) as nodes:
+        listener = Listener(report, note)
         try:
-            trainer.fit()
-        except RayError as error:
-            raise RuntimeError("the workers failed again and again; the last failure is shown above") from error
+            with tempfile.TemporaryDirectory(prefix="irae-ray-") as folder:
+                trainer_of = lambda: make_trainer(config, nodes, listener.messages, may_save, folder)  # noqa: E731
+                fit(trainer_of, config, note)
         finally:
             listener.close()
         listener.raise_error()
 
 
-def workers_per_node(config: TrainConfig) -> tuple[int, bool]:
-    """How many workers each node runs, and whether each has a GPU."""
-    import ray
+def fit(trainer_of: Callable[[], Any], config: TrainConfig, note: Note) -> None:
+    """Run to the end; begun anew, as often as needed, as long as there is progress from one time to the next."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
 
-    gpus = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
-    on_gpus = sorted(gpus, reverse=True)[: config.nodes]
+    assert config.out
+    store = open_storage(config.out)
+
+    def newest() -> str:
+        return max(patiently(Run(store).checkpoints, store, note), default="")
+
+    reached = newest()
+    while True:
+        try:
+            trainer_of().fit()
+            return
+        except SystemExit:  # Ray's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        except (RayError, TrainingFailedError) as error:
+            before, reached = reached, newest()
+            if reached <= before:
+                raise RuntimeError("the workers failed again and again; the last failure is shown above") from error
+
+
+def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, may_save: MaySave, folder: str) -> Any:
+    """Ray's part: one group of equal workers on each node, fewer when nodes are lost.
+
+    Checkpoints are ours and go to the store by themselves, so Ray's own folder stays as good as empty.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    per_node, gpus = workers_per_node(config, nodes)
+    processors = max(1, min(node.processors for node in nodes) // per_node)
+    most, least = config.nodes * per_node, (config.min_nodes or 1) * per_node
+    workers: Any = (least, most) if least < most else most
+    return TorchTrainer(
+        work,
+        train_loop_config={"config": config, "messages": messages, "may_save": may_save},
+        torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT_S)),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": processors, **({"GPU": 1} if gpus else {})},
+            placement_strategy="SPREAD",
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            callbacks=[failure_callback(messages)],
+        ),
+    )
+
+
+def workers_per_node(config: TrainConfig, nodes: list[Node]) -> tuple[int, bool]:
+    """How many workers each node runs, and whether each has a GPU."""
+    gpus = min(node.gpus for node in nodes)
     if config.workers_per_node is None:
-        return max(1, min(on_gpus)), min(on_gpus) > 0
-    return config.workers_per_node, min(on_gpus) >= config.workers_per_node
+        return max(1, gpus), gpus > 0
+    return config.workers_per_node, gpus >= config.workers_per_node
+
+
+def failure_callback(messages: Any) -> Any:
+    """Tells the command which workers were lost. Ray calls it in a process of its own."""
+    from ray.exceptions import RayActorError
+    from ray.train import UserCallback
+
+    class Failures(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            causes = {rank: getattr(e, "health_check_failure", e) for rank, e in worker_exceptions.items()}
+            lost = sorted(rank for rank, error in causes.items() if isinstance(error, RayActorError))
+            rank, error = min(causes.items())
+            failed = f"rank {rank} failed ({str(error).strip().splitlines()[-1]})"
+            messages.put(("failed", f"rank {', '.join(map(str, lost))} was lost" if lost else failed))
+
+    return Failures()
 
 
 def work(arguments: dict[str, Any]) -> None:
     """What each Ray worker runs. A user's error goes to the driver as a message: restarting would not mend it."""
     import os
 
+    import ray
     import ray.train
     from ray.train.torch import get_device
 
     from pipeline.distributed import OtherWorkerFailed, Team, use_threads
     from pipeline.loop import train
+    from pipeline.watch import Beat, beating
 
     use_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     team = Team.current(get_device())
     messages = arguments["messages"]
+    me = ray.get_runtime_context().current_actor
+
+    def send(beat: Beat) -> None:
+        messages.put(("beat", (beat, me)))
 
     def report(row: dict[str, Any]) -> None:
         if team.is_first:
@@ -85,39 +147,14 @@ def work(arguments: dict[str, Any]) -> None:
         if "val_psnr_db" in row:
             ray.train.report(row)
 
+    def note(text: str) -> None:
+        messages.put(("note", f"rank {team.rank}: {text}"))
+
     try:
-        train(arguments["config"], team, report)
+        with beating(team, send):
+            train(arguments["config"], team, report, note, arguments["may_save"])
     except OtherWorkerFailed:
-        return
+        pass
     except ValueError as error:
         messages.put(("error", str(error)))
-
-
-class Listener:
-    """Takes the workers' messages in a thread of the driver."""
-
-    def __init__(self, messages: Any, report: Callable[[dict[str, Any]], None]) -> None:
-        self.messages, self.report = messages, report
-        self.error: str | None = None
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        while True:
-            kind, content = self.messages.get()
-            if kind == "end":
-                return
-            if kind == "row":
-                self.report(content)
-            elif self.error is None:
-                self.error = content
-
-    def close(self) -> None:
-        """All messages that were sent so far are handled."""
-        self.messages.put(("end", None))
-        self._thread.join()
-
-    def raise_error(self) -> None:
-        """The first error that a worker told of."""
-        if self.error:
-            raise ValueError(self.error)
+    messages.put(("left", team.rank))

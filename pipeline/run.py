@@ -101,6 +101,12 @@ class Run:
             raise ValueError(f"{self.store.url} has no checkpoint {choice!r}; it has {', '.join(self.checkpoints())}.")
         return self.load_checkpoint(choice)
 
+    def offer_best(self, checkpoint: str, psnr_db: float) -> None:
+        """Note the checkpoint as the best one, unless one that is still there validated better."""
+        held = self.read_json(BEST)
+        if held is None or psnr_db >= held["val_psnr_db"] or held["checkpoint"] not in self.checkpoints():
+            self.write_json(BEST, {"checkpoint": checkpoint, "val_psnr_db": psnr_db})
+
     def prune_checkpoints(self, keep: int) -> None:
         """Delete all complete checkpoints but the newest `keep` and the best."""
         best = self.read_json(BEST)

@@ -14,24 +14,32 @@ from pipeline.config import TrainConfig, refuse
 from pipeline.presets import preset
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.run import Run
     from sharding import Dataset, SampleOrder
 
-MAY_CHANGE = {"nodes", "workers_per_node", "ray", "max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints"}
+MAY_CHANGE = {"nodes", "min_nodes", "wait_for_nodes", "simulate_nodes", "workers_per_node", "ray"}
+MAY_CHANGE |= {"max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints"}
 """Settings that may differ when a run goes on: they decide where and how long, not what is trained."""
 NOT_SAVED = {"dry_run", "data", "out", "name"}
 
 
 def main(config: TrainConfig) -> None:
     """Resolve, say what will be done, claim the run's folder, train, sum up."""
+    from pipeline.places import open_checked
+    from sharding.lock import locked
+
     config = resolve(config)
     print_plan(config)
     if config.dry_run:
         return
-    run = claim_run(config)
-    with ProgressLine("training", progress_total(config), progress_unit(config)) as line:
-        last = train_on_ray(config, line) if config.ray else train_here(config, line)
-    summarise(config, run, last)
+    assert config.out
+    with locked(open_checked(config.out)) as lock:
+        run = claim_run(config)
+        with ProgressLine("training", progress_total(config), progress_unit(config)) as line:
+            last = train_with(config, line, lock.check)
+        summarise(config, run, last)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -53,6 +61,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
             f"images of {dataset.image_size} px do not fit --L {config.model.L}: the side must be divisible by "
             f"{config.model.side_multiple}."
         )
+    if config.crop and config.crop > dataset.image_size:
+        problems.append(f"--crop {config.crop} is larger than the images of {data}, {dataset.image_size} px.")
     if config.global_batch > 0 and dataset.split_sizes.get("train"):
         try:
             order_of(config, dataset)
@@ -98,6 +108,8 @@ def print_plan(config: TrainConfig) -> None:
         f"{config.max_minutes:g} min" if config.max_minutes else "",
     ]
     budget = " or ".join(e for e in ends if e) or f"learning rate below {config.lr_min:g}"
+    if config.lr_schedule != "paper":
+        budget += f", learning rate {config.lr:g} ({config.lr_schedule})"
     print(
         f"data   {config.data}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
         f"{dataset.bits} bits"
@@ -128,6 +140,8 @@ def claim_run(config: TrainConfig) -> Run:
         run.write_json(CONFIG, ours)
         return run
     ignored = MAY_CHANGE | NOT_SAVED
+    if config.lr_schedule not in ("paper", "constant"):
+        ignored -= {"max_images", "max_minutes"}  # the rate of every step depends on them
     differing = [
         f"{name} was {held.get(name)!r} and is now {ours[name]!r}"
         for name in ours
@@ -163,43 +177,38 @@ def show(config: TrainConfig, line: ProgressLine, row: dict[str, Any]) -> None:
         )
 
 
-def train_here(config: TrainConfig, line: ProgressLine) -> dict[str, Any]:
-    """Train in this process; returns the last row of metrics."""
-    from pipeline.distributed import Team
-    from pipeline.loop import train
-
+def train_with(config: TrainConfig, line: ProgressLine, may_save: Callable[[], None]) -> dict[str, Any]:
+    """Train in this process or with Ray; returns the last row of metrics."""
     last: dict[str, Any] = {}
 
     def report(row: dict[str, Any]) -> None:
         last.update(row)
         show(config, line, row)
 
-    train(config, Team.alone(), report)
-    return last
+    if config.ray:
+        from pipeline.ray_train import run
 
+        run(config, report, line.print, may_save)
+    else:
+        from pipeline.distributed import Team
+        from pipeline.loop import train
 
-def train_on_ray(config: TrainConfig, line: ProgressLine) -> dict[str, Any]:
-    """Train with Ray; returns the last row of metrics."""
-    from pipeline.ray_train import run
-
-    last: dict[str, Any] = {}
-
-    def report(row: dict[str, Any]) -> None:
-        last.update(row)
-        show(config, line, row)
-
-    run(config, report)
+        train(config, Team.alone(), report, line.print, may_save)
     return last
 
 
 def summarise(config: TrainConfig, run: Run, last: dict[str, Any]) -> None:
     """metrics.json and a closing line."""
+    from pipeline.patience import patiently
     from pipeline.run import BEST
 
-    best = run.read_json(BEST) or {}
-    images_seen = int(run.checkpoints()[-1])
-    metrics = {"images_seen": images_seen, "best": best, "last": last}
-    run.write_json("metrics.json", metrics)
+    def write() -> tuple[int, dict[str, Any]]:
+        best = run.read_json(BEST) or {}
+        images_seen = int(run.checkpoints()[-1])
+        run.write_json("metrics.json", {"images_seen": images_seen, "best": best, "last": last})
+        return images_seen, best
+
+    images_seen, best = patiently(write, run.store, print)
     text = f"best validation {best['val_psnr_db']:.2f} dB" if best else "no validation yet (less than an epoch)"
     print(f"trained {images_seen:,} images, {text}; the run is {config.out}")
     print(f"next: python -m pipeline.evaluate --run {config.out}")

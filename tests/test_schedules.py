@@ -1,12 +1,14 @@
-"""The paper's learning rate, epoch by epoch."""
+"""Learning rates: the paper's, epoch by epoch; the planned ones over the budget."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
-from irae.schedules import PaperSchedule
+from irae import schedules
+from irae.schedules import PaperSchedule, PlannedSchedule
 
 
 def test_without_any_gain_after_the_first_epoch() -> None:
@@ -48,3 +50,29 @@ def test_resumes_from_its_state(cut: int) -> None:
     for psnr in psnrs[cut:]:
         second.end_epoch(psnr)
     assert second == whole
+
+
+def rates(shape: Callable[[float], float]) -> list[float]:
+    schedule = PlannedSchedule(2.0, shape)
+    return [schedule.rate(share / 100) for share in range(-10, 121)]
+
+
+def test_planned_rates() -> None:
+    """At the ends of the budget and at the marked points between; beyond the ends nothing changes."""
+    for shape, points in (
+        (schedules.step(3, 5.0), {0: 2.0, 24: 2.0, 25: 0.4, 50: 0.08, 75: 0.016, 100: 0.016}),
+        (schedules.cosine(0.01), {0: 2.0, 50: 1.01, 100: 0.02}),
+        (schedules.one_cycle(0.3), {0: 0.08, 30: 2.0, 100: 2e-4}),
+        (schedules.warmup_stable_decay(0.2, 0.1), {0: 2.0, 80: 2.0, 90: 1.1, 100: 0.2}),
+    ):
+        found = rates(shape)
+        assert {at: found[at + 10] for at in points} == pytest.approx(points)
+        assert len(set(found[:11])) == 1 and found[-20] == found[-1]
+        assert max(found) == pytest.approx(2.0) and min(found) > 0
+
+
+def test_one_cycle_rises_then_falls_and_the_others_only_fall() -> None:
+    up_down = rates(schedules.one_cycle(0.25))
+    assert up_down[10:36] == sorted(up_down[10:36]) and up_down[36:] == sorted(up_down[36:], reverse=True)
+    for shape in (schedules.step(2, 3.0), schedules.cosine(0.1), schedules.warmup_stable_decay(0.5, 0.01)):
+        assert rates(shape) == sorted(rates(shape), reverse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import pytest
 import torch
 from datasets import make_dataset
 
+from infra.storage import open_storage
 from irae.config import IRAEConfig
 from pipeline import train as command
 from pipeline.config import TrainConfig
 from pipeline.distributed import Team
 from pipeline.loop import Trainer, train
+from pipeline.run import Run
+from pipeline.trained import load_trained
 
 BATCH = 8
 
@@ -89,7 +93,7 @@ def test_workers_hold_equal_weights_and_train_as_one(data: str, tmp_path: Path) 
         assert {w["images_seen"] for w in workers} == {20 * BATCH}
     assert len({workers[0]["before"] for workers in results.values()}) == 1, "the start does not depend on the workers"
     psnrs = [[row["val_psnr_db"] for row in ws[0]["rows"] if "val_psnr_db" in row] for ws in results.values()]
-    assert len(psnrs[0]) == 3
+    assert len(psnrs[0]) == 4, "three epochs and the end"
     for other in psnrs[1:]:
         assert other == pytest.approx(psnrs[0], abs=1e-3), "only the order of summation differs"
     assert all(row["val_images"] == 10 for ws in results.values() for row in ws[0]["rows"] if "val_images" in row)
@@ -109,8 +113,86 @@ def test_resumed_run_is_bitwise_equal(data: str, tmp_path: Path, cut: int) -> No
     assert weights_hash(resumed) == weights_hash(whole)
     assert resumed.schedule == whole.schedule
     figures = [pq.read_table(tmp_path / run / "metrics.parquet").to_pylist() for run in ("whole", "cut")]
-    kept = [[(r["images_seen"], r["val_psnr_db"]) for r in rows if r.get("val_psnr_db")] for rows in figures]
-    assert kept[0] == kept[1]
+    kept = [{(r["images_seen"], r["val_psnr_db"]) for r in rows if r.get("val_psnr_db")} for rows in figures]
+    assert {images for images, _ in kept[1] - kept[0]} <= {cut * BATCH}, "where it was stopped it was validated too"
+    assert len(kept[0]) == 4 and kept[0] <= kept[1]
+
+
+RECIPE: dict[str, Any] = {
+    "lr_schedule": "cosine",
+    "lr_warmup_images": 5 * BATCH,
+    "ema_images": 4 * BATCH,
+    "flip": True,
+    "crop": 12,
+}
+
+
+def test_a_planned_rate_an_average_and_crops_resume_bitwise_equal(data: str, tmp_path: Path) -> None:
+    """Broken off two steps after a checkpoint; the budget stays, since the rate of each step depends on it."""
+    whole = train_alone(config_for(data, tmp_path / "whole", **RECIPE))
+    broken = Trainer(config_for(data, tmp_path / "cut", **RECIPE), Team.alone(), lambda row: None)
+    read = broken.loader.next
+
+    def fails_later() -> Any:
+        if broken.images_seen == 15 * BATCH:
+            raise KeyboardInterrupt
+        return read()
+
+    broken.loader.next = fails_later  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = Trainer(config_for(data, tmp_path / "cut", **RECIPE), Team.alone(), lambda row: None)
+    assert 0 < resumed.images_seen < 15 * BATCH
+    resumed.train()
+    assert weights_hash(resumed) == weights_hash(whole)
+    newest = [Run(open_storage(tmp_path / run)).newest_checkpoint() for run in ("whole", "cut")]
+    assert newest[0] and newest[1] and newest[0].state["files"] == newest[1].state["files"], "averages as well"
+    weights = [newest[0].files[name] for name in ("model.safetensors", "training.safetensors")]
+    assert weights[0] != weights[1]
+
+
+def test_what_is_kept_and_validated_is_the_average(data: str, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    config = config_for(data, tmp_path / "run", **RECIPE)
+    command.claim_run(config)
+    trainer = Trainer(config, Team.alone(), rows.append)
+    trainer.train()
+    assert trainer.average
+    kept = load_trained(str(tmp_path / "run"), "last")
+    with trainer.average.in_place():
+        for name, tensor in trainer.model.state_dict().items():
+            assert torch.equal(kept.model.state_dict()[name], tensor), name
+    assert any(not torch.equal(p, q) for p, q in zip(kept.model.parameters(), trainer.model.parameters(), strict=True))
+    assert [row["lr"] for row in rows] == sorted((row["lr"] for row in rows), reverse=True), "cosine, after the warm-up"
+
+
+def test_curves_and_pictures_of_each_validation_are_on_the_board(data: str, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train_alone(config_for(data, tmp_path / "run"))
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    images = events.Images("clean, noisy, restored")
+    curve = events.Scalars("val_psnr_db")
+    assert [image.step for image in images] == [point.step for point in curve] == [48, 96, 144, 160]
+    assert (images[0].width, images[0].height) == (8 * 16, 3 * 16)
+    assert all(math.isfinite(events.Scalars(name)[-1].value) for name in ("condition_number_max", "coupling_scale_min"))
+
+
+def test_workers_of_a_time_budget_have_one_rate(data: str, tmp_path: Path) -> None:
+    """Only the first worker's clock counts: replicas would drift apart otherwise."""
+    config = config_for(data, tmp_path / "run", lr_schedule="wsd", max_minutes=0.02, max_images=None)
+    results = run_workers(2, config, tmp_path / "workers")
+    assert len({w["after"] for w in results}) == 1
+    assert results[0]["rows"][-1]["lr"] < config.lr / 2
+
+
+def test_the_budget_of_a_planned_rate_cannot_change(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_for(data, tmp_path / "run", max_images=2 * BATCH, lr_schedule="step")
+    command.main(config)
+    with pytest.raises(ValueError, match="max_images was 16 and is now 32"):
+        command.main(dataclasses.replace(config, max_images=4 * BATCH))
 
 
 def test_windows_drop_and_carry_are_choices_of_the_run(
