@@ -379,5 +379,9 @@ class GuardConfig:
 
     action: tyro.conf.Positional[Literal["start", "run"]]
     """start: in the background, in the place of an older one; run: here."""
+    orphan: Literal["shutdown", "ray-stop"] = "shutdown"
+    """What a worker does when its head is gone: end the machine, or only Ray on it (for machines of your own)."""
+    orphan_minutes: float = 10.0
+    """How long the head must have been gone."""
     idle_minutes: float | None = None
     """On the head: end the whole cluster after this time without a running command. Default: never."""

@@ -1,8 +1,8 @@
-"""python -m pipeline.guard: on every machine of a cluster on AWS, so that nothing runs for nothing.
+"""python -m pipeline.guard: on every machine of a cluster, so that nothing runs for nothing.
 
 - A spot machine that is about to be taken back (AWS says so two minutes before) asks its workers for a checkpoint and
   tells Ray to give it no more work.
-- A worker whose head is gone ends itself.
+- A worker whose head is gone ends itself, or Ray on it.
 - The head ends the whole cluster when nobody has used it for a while.
 """
 
@@ -24,7 +24,6 @@ from pipeline.notice import notice_file
 
 POLL_S = 5.0
 IMDS = "http://169.254.169.254"
-ORPHAN_MINUTES = 10.0
 NOTICE_S = 110
 """Of the two minutes, what is left when the notice is seen."""
 
@@ -34,7 +33,7 @@ def main(config: GuardConfig) -> None:
     if config.action == "start":
         print(f"watching in the background: {start(sys.argv[2:])}")
         return
-    guard = Guard(config.idle_minutes)
+    guard = Guard(config)
     while True:
         try:
             guard.look()
@@ -72,8 +71,8 @@ def end_old(file: Path) -> None:
 class Guard:
     """One look after another; what was seen before is remembered."""
 
-    def __init__(self, idle_minutes: float | None, imds: str = IMDS) -> None:
-        self.idle_minutes, self.imds = idle_minutes, imds
+    def __init__(self, config: GuardConfig, imds: str = IMDS) -> None:
+        self.config, self.imds = config, imds
         self.noticed = False
         self.head_seen_at = self.used_at = time.monotonic()
 
@@ -86,15 +85,24 @@ class Guard:
             drain()
         if head_answers():
             self.head_seen_at = time.monotonic()
-        elif minutes_since(self.head_seen_at) > ORPHAN_MINUTES:
-            say(f"the head has not answered for {ORPHAN_MINUTES:g} minutes: this machine ends")
-            subprocess.run(["sudo", "shutdown", "-h", "now"], check=True)
-        if self.idle_minutes is not None:
+        elif minutes_since(self.head_seen_at) > self.config.orphan_minutes:
+            say(f"the head has not answered for {self.config.orphan_minutes:g} minutes: {self.config.orphan}")
+            end_orphan(self.config.orphan)
+        if self.config.idle_minutes is not None:
             if in_use():
                 self.used_at = time.monotonic()
-            elif minutes_since(self.used_at) > self.idle_minutes:
-                say(f"nobody has used the cluster for {self.idle_minutes:g} minutes: all machines end")
+            elif minutes_since(self.used_at) > self.config.idle_minutes:
+                say(f"nobody has used the cluster for {self.config.idle_minutes:g} minutes: all machines end")
                 end_cluster()
+
+
+def end_orphan(how: str) -> None:
+    """End the machine, or Ray on it and this guard: after `ray down`, parts of Ray stay on machines of one's own."""
+    if how == "shutdown":
+        subprocess.run(["sudo", "shutdown", "-h", "now"], check=True)
+        return
+    subprocess.run([str(Path(sys.executable).parent / "ray"), "stop", "--force"], check=True)
+    sys.exit(0)
 
 
 def spot_notice(imds: str) -> bool:

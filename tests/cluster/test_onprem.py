@@ -85,7 +85,7 @@ def test_a_cluster_of_four_hosts(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def nothing_is_left(hosts: Hosts) -> None:
-    """`ray down` stops the head; Ray on the others ends by itself when it has missed the head for a minute."""
+    """`ray down` stops the head; the guards end Ray on the others when the head is gone for a minute."""
     deadline_s = time.monotonic() + 150
     while any(left := {name: hosts.running(name) for name in HOSTS}.values()):
         assert time.monotonic() < deadline_s, left
