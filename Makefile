@@ -16,6 +16,9 @@ test: $(INSTALLED) ## all tests (about 9 minutes on 2 cores)
 chaos: $(INSTALLED) ## the campaigns of kills, faults and damage in full length (about 20 minutes)
 	python -m pytest -m chaos --timeout 3600
 
+cluster-test: $(INSTALLED) ## `ray up` for real, on hosts made of namespaces (root, Linux; about 10 minutes; says why where it cannot)
+	python -m tests.cluster
+
 lint: $(INSTALLED) ## style and types
 	ruff check .
 	ruff format --check .
@@ -37,4 +40,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	python -m pip install --quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
 	@touch $@
 
-.PHONY: help demo test chaos lint bench clean
+.PHONY: help demo test chaos cluster-test lint bench clean

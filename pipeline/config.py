@@ -354,3 +354,34 @@ class RestoreConfig:
         if self.tile is not None and self.tile <= self.overlap:
             problems.append(f"--tile {self.tile} must be larger than --overlap {self.overlap}.")
         refuse(problems)
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Look at this machine, or at every machine of the cluster that runs here; each problem with what to do.
+
+    Exit code 0 when all is well, 2 otherwise.
+    """
+
+    cluster: Path | None = None
+    """Look at this yaml instead, without network: what is wrong with it, and what an hour costs."""
+    store: str | None = None
+    """The place to try. Default: IRAE_STORE."""
+    nodes: int | None = None
+    """Machines with processors that there must be. Default: as many as there are."""
+    local: bool = False
+    """Look at this machine alone, also when a cluster runs."""
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Watch this machine of a cluster on AWS: spot notices, a head that is gone, a cluster that nobody uses."""
+
+    action: tyro.conf.Positional[Literal["start", "run"]]
+    """start: in the background, in the place of an older one; run: here."""
+    orphan: Literal["shutdown", "ray-stop"] = "shutdown"
+    """What a worker does when its head is gone: end the machine, or only Ray on it (for machines of your own)."""
+    orphan_minutes: float = 10.0
+    """How long the head must have been gone."""
+    idle_minutes: float | None = None
+    """On the head: end the whole cluster after this time without a running command. Default: never."""

@@ -28,6 +28,7 @@ from pipeline.board import Board
 from pipeline.clock import Clock
 from pipeline.config import TrainConfig, cache_folder
 from pipeline.distributed import FlatGradients, OtherWorkerFailed, Team
+from pipeline.notice import Notice
 from pipeline.pairs import make_pairs
 from pipeline.patience import Note, patiently
 from pipeline.rate import make_schedule, rate_now
@@ -90,6 +91,7 @@ class Trainer:
         self.average: WeightAverage | None = None
         self.loader = self._start_or_resume()
         self.gradients = FlatGradients(self.model)
+        self.notice = Notice()
         self.board = Board(self.run.store, self.images_seen) if team.is_first else None
 
     def _start_or_resume(self) -> Loader:
@@ -213,6 +215,8 @@ class Trainer:
             self.gradients.signal("time_share", self.clock.time_share)
             for name in self.clock.due():
                 self.gradients.signal(name, 1)
+        if self.notice.just_heard():
+            self.gradients.signal("checkpoint", 1)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         result = train_step(

@@ -97,7 +97,7 @@ def test_model_sharding_and_loop_import_without_the_extras() -> None:
     subprocess.run([sys.executable, "-c", IMPORT_WITHOUT], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("command", ["shard", "train", "evaluate", "restore"])
+@pytest.mark.parametrize("command", ["shard", "train", "evaluate", "restore", "doctor", "guard"])
 def test_help_is_instant(command: str) -> None:
     """No heavy library is loaded for it."""
     code = (

@@ -1,0 +1,51 @@
+"""Are the packages here those of constraints.txt? `python -m infra.versions` prints what differs; exit code 1 then."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+THAT_MATTER = ("torch", "numpy", "ray", "boto3", "s3fs", "pyarrow", "pillow", "simplejpeg", "safetensors", "webdataset")
+"""The packages that decide about results, and about whether machines understand each other."""
+
+
+def wanted_versions(constraints: Path = CONSTRAINTS) -> dict[str, str]:
+    """Package -> version in constraints.txt, for this Python."""
+    from packaging.requirements import Requirement
+
+    lines = (line.split("#")[0].strip() for line in constraints.read_text().splitlines())
+    requirements = [Requirement(line) for line in lines if line]
+    fitting = [r for r in requirements if r.marker is None or r.marker.evaluate()]
+    return {r.name: next(iter(r.specifier)).version for r in fitting}
+
+
+def installed_versions() -> dict[str, str]:
+    """Python's version and those of the packages that matter; "missing" for one that is not installed."""
+    found = {"python": platform.python_version()}
+    for name in THAT_MATTER:
+        try:
+            # A build's own mark, as in 2.13.0+cu130, says nothing on the version.
+            found[name] = metadata.version(name).split("+")[0]
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def differing(constraints: Path = CONSTRAINTS) -> list[str]:
+    """A sentence for each package that matters and has another version than in constraints.txt."""
+    wanted, installed = wanted_versions(constraints), installed_versions()
+    return [
+        f"{name} is {installed[name]}, constraints.txt says {wanted[name]}: pip install {name}=={wanted[name]} "
+        "-c constraints.txt"
+        for name in THAT_MATTER
+        if name in wanted and installed[name] != wanted[name]
+    ]
+
+
+if __name__ == "__main__":
+    problems = differing()
+    print("\n".join(problems) or "all packages have the versions of constraints.txt")
+    sys.exit(1 if problems else 0)
