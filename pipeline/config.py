@@ -214,6 +214,8 @@ class TrainConfig:
     reversible: bool = False
     """Compute activations back from outputs instead of keeping them: memory does not grow with K, a step takes longer.
     Needs couplings with a smallest factor (--scale-min) well above 0."""
+    validate_images: int = 0
+    """Validate and keep a checkpoint every so many images, besides each epoch's end. 0: at epochs' ends alone."""
     max_images: int | None = None
     """Stop after this many images."""
     max_minutes: float | None = None
@@ -239,6 +241,7 @@ class TrainConfig:
         below(problems, 1, micro_batch=self.micro_batch, keep_checkpoints=self.keep_checkpoints)
         below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
         below(problems, 0, lr_warmup_images=self.lr_warmup_images, lr_drops=self.lr_drops, ema_images=self.ema_images)
+        below(problems, 0, validate_images=self.validate_images)
         below(problems, 8, crop=self.crop)
         for name, value in (("lr", self.lr), ("clip-norm", self.clip_norm), ("lr-min", self.lr_min)):
             if not value > 0:
