@@ -6,9 +6,9 @@ No heavy import here: `--help` prints from these classes in a fraction of a seco
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -153,6 +153,8 @@ class InspectConfig:
 class TrainConfig:
     """Train an IRAE. The same command again goes on from the last checkpoint."""
 
+    config: str | None = None
+    """JSON file that the other defaults come from instead, such as best.json of `pipeline.tune best`."""
     preset: str = "auto"
     """Where the other defaults come from: paper, standard, laptop; auto is standard with a GPU, laptop without."""
     data: str | None = None
@@ -283,6 +285,18 @@ class TrainConfig:
                 f"{self.model.side_multiple}."
             )
         return problems
+
+
+def train_config(values: dict[str, Any]) -> TrainConfig:
+    """The configuration that `dataclasses.asdict` made these JSON values of. ValueError for names that it has not."""
+    unknown = sorted(
+        {*values} - {f.name for f in fields(TrainConfig)}
+        | {*values.get("model", {})} - {f.name for f in fields(IRAEConfig)}
+    )
+    if unknown:
+        raise ValueError(f"a training configuration has no {', '.join(unknown)}; take it out.")
+    model = {"model": IRAEConfig(**values["model"])} if "model" in values else {}
+    return TrainConfig(**{**values, **model})
 
 
 @dataclass(frozen=True)

@@ -239,8 +239,8 @@ class Trainer:
     def _validate(self, epoch_ended: bool) -> float | None:
         """Validate, and let the schedule know of an epoch's end; returns the PSNR if it is the best so far.
 
-        The same on all workers. The schedule hears of epochs alone, not of where a budget ended: a run that goes on from
-        there must not differ from one that was never stopped.
+        The same on all workers. The schedule hears of epochs alone, not of where a budget ended: a run that goes on
+        from there must not differ from one that was never stopped.
         """
         with self._averaged():
             found = validate(self.model, self.val_reader, self.config, self.dataset.bits, self.team, self.precision)
