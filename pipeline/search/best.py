@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+import sys
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -107,8 +108,7 @@ def report_on(home: Home) -> None:
     table = Table("trial", "state", "PSNR dB", "images", "parameters", "images/s", "what", title=home.store.url)
     for trial in sorted(trials, key=lambda t: -t.values[0] if t.values else 0.0):
         table.add_row(*row_of(trial))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else LOG_WIDTH)
+    Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(table)
     print(f"plots: {write_report(home)}")
 
 

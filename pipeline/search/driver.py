@@ -41,7 +41,7 @@ def search(config: TuneConfig, home: Home, dataset: Dataset) -> None:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what ended a trial is told by the search itself
     with connected(config.base.nodes):
         room = room_for(config)
         with ProgressLine("searching", config.trials, "trials") as line:
@@ -69,7 +69,7 @@ def tune_all(config: TuneConfig, home: Home, dataset: Dataset, room: Room, line:
         unfit=lambda params: too_large(config, params, dataset.image_size, room.worker_mb),
         failure=lambda number: failure_of(trial_url(home.store.url, number)),
         show=show,
-        first=base_point(config),
+        first=base_point(config) if config.sampler == "tpe" else None,
     )
     trainable = tune.with_parameters(run_trial, tune_config=config, search_url=home.store.url)
     try:

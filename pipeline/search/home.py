@@ -131,7 +131,7 @@ def quiet_optuna() -> None:
     """No line for each trial, no note that multivariate sampling is experimental."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from irae.config import IRAEConfig
 from pipeline.config import TrainConfig
 
-BASE_MB = 650.0
+BASE_MB = 850.0
 """A worker with its libraries and readers, before the model."""
 FLOATS_PER_WIDTH, FLOATS_PER_CHANNEL = 5.0, 6.0
 """Activations that a flow step keeps, for each pixel of its level: for each hidden channel, for each channel."""

@@ -56,7 +56,8 @@ def finished(study: Study) -> list[FrozenTrial]:
 def history(study: Study) -> Any:
     from optuna.visualization import plot_optimization_history
 
-    return plot_optimization_history(study, target=_psnr, target_name="PSNR (dB)")
+    several = len(study.directions) > 1  # without a target, the line of the best so far is drawn too
+    return plot_optimization_history(study, target=_psnr if several else None, target_name="PSNR (dB)")
 
 
 def importances(study: Study) -> Any:

@@ -63,7 +63,7 @@ class JournalSearch(OptunaSearch):
         unfit: Callable[[dict[str, Any]], str | None],
         failure: Callable[[int], str | None],
         show: Callable[[str], None],
-        first: dict[str, Any],
+        first: dict[str, Any] | None,
     ) -> None:
         self.config, self.home = config, home
         self.draw, self.unfit, self.failure, self.show = draw, unfit, failure, show
@@ -83,7 +83,7 @@ class JournalSearch(OptunaSearch):
         self.running: dict[str, Trial] = {}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._wait(trial._trial_id)
-        if not self.study.trials:
+        if first and not self.study.trials:
             self.study.enqueue_trial(first)
         self.home.mirror()
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from infra.storage import open_storage
@@ -88,6 +89,8 @@ def train_with_team(config: TrainConfig, report: Any) -> None:
     import ray
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_JOB", "RAY_RAYLET"))}
+    places = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(places)  # this process may know its modules by other ways
     environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen(
         [sys.executable, "-m", "pipeline.search.team"],
