@@ -43,7 +43,12 @@ def search(config: TuneConfig, home: Home, dataset: Dataset) -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what ended a trial is told by the search itself
     with connected(config.base.nodes):
-        room = room_for(config)
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        has_gpus = any(node.get("GPU") for node in nodes)
+        gpu_mb = ray.get(ray.remote(num_gpus=1, num_cpus=0)(gpu_memory_mb).remote()) if has_gpus else None
+        room = room_for(config, nodes, gpu_mb)
         with ProgressLine("searching", config.trials, "trials") as line:
             tune_all(config, home, dataset, room, line)
 
@@ -92,18 +97,14 @@ def tune_all(config: TuneConfig, home: Home, dataset: Dataset, room: Room, line:
     assert not searcher.left, "Ray Tune ended before the search"
 
 
-def room_for(config: TuneConfig) -> Room:
-    """What the cluster that we are connected to can hold. ValueError when that is not what was asked for."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    has_gpus = any(node.get("GPU", 0) for node in nodes)
+def room_for(config: TuneConfig, nodes: list[dict[str, float]], gpu_mb: float | None) -> Room:
+    """What nodes with these resources can hold; `gpu_mb`: memory of a GPU. ValueError when less than was asked for."""
     if config.workers > 1:
         # Its workers take the processors of whole nodes, so that their driver may take none.
         capacity, on_a_node = len(nodes) // config.base.nodes, config.base.workers_per_node or 1
-        resources, gpus = {"CPU": 0, "memory": 2.0**20}, float(has_gpus)
+        resources, gpus = {"CPU": 0.0, "memory": 2.0**20}, 1.0 if gpu_mb else 0.0
     else:
-        gpus = (1.0 if has_gpus else 0.0) if config.gpus_per_trial is None else config.gpus_per_trial
+        gpus = (1.0 if gpu_mb else 0.0) if config.gpus_per_trial is None else config.gpus_per_trial
         places = [min(_fit(n, "CPU", config.cpus_per_trial), _fit(n, "GPU", gpus)) for n in nodes]
         capacity, on_a_node = sum(places), max(places)
         resources = {"CPU": float(config.cpus_per_trial), "GPU": gpus}
@@ -116,8 +117,8 @@ def room_for(config: TuneConfig) -> Room:
         )
     on_a_node = min(on_a_node, concurrent * config.workers)
     memory_mb = min(node["memory"] for node in nodes) / 1e6 / on_a_node
-    if gpus:
-        memory_mb = ray.get(ray.remote(num_gpus=gpus, num_cpus=0)(gpu_memory_mb).remote()) * min(gpus, 1.0)
+    if gpus and gpu_mb:
+        memory_mb = gpu_mb * min(gpus, 1.0)
     return Room(concurrent, resources, MEMORY_SHARE * (config.memory_gb * 1e3 if config.memory_gb else memory_mb))
 
 
