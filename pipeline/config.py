@@ -6,9 +6,9 @@ No heavy import here: `--help` prints from these classes in a fraction of a seco
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -153,6 +153,8 @@ class InspectConfig:
 class TrainConfig:
     """Train an IRAE. The same command again goes on from the last checkpoint."""
 
+    config: str | None = None
+    """JSON file that the other defaults come from instead, such as best.json of `pipeline.tune best`."""
     preset: str = "auto"
     """Where the other defaults come from: paper, standard, best, laptop; auto: standard with a GPU, else laptop."""
     data: str | None = None
@@ -214,6 +216,8 @@ class TrainConfig:
     reversible: bool = False
     """Compute activations back from outputs instead of keeping them: memory does not grow with K, a step takes longer.
     Needs couplings with a smallest factor (--scale-min) well above 0."""
+    validate_images: int = 0
+    """Validate and keep a checkpoint every so many images, besides each epoch's end. 0: at epochs' ends alone."""
     max_images: int | None = None
     """Stop after this many images."""
     max_minutes: float | None = None
@@ -245,6 +249,7 @@ class TrainConfig:
         below(problems, 1, micro_batch=self.micro_batch, keep_checkpoints=self.keep_checkpoints)
         below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
         below(problems, 0, lr_warmup_images=self.lr_warmup_images, lr_drops=self.lr_drops, ema_images=self.ema_images)
+        below(problems, 0, validate_images=self.validate_images)
         below(problems, 8, crop=self.crop)
         below(problems, 0, wait_for_nodes=self.wait_for_nodes)
         below(problems, 1, min_nodes=self.min_nodes)
@@ -290,6 +295,18 @@ class TrainConfig:
                 f"{self.model.side_multiple}."
             )
         return problems
+
+
+def train_config(values: dict[str, Any]) -> TrainConfig:
+    """The configuration that `dataclasses.asdict` made these JSON values of. ValueError for names that it has not."""
+    unknown = sorted(
+        {*values} - {f.name for f in fields(TrainConfig)}
+        | {*values.get("model", {})} - {f.name for f in fields(IRAEConfig)}
+    )
+    if unknown:
+        raise ValueError(f"a training configuration has no {', '.join(unknown)}; take it out.")
+    model = {"model": IRAEConfig(**values["model"])} if "model" in values else {}
+    return TrainConfig(**{**values, **model})
 
 
 @dataclass(frozen=True)

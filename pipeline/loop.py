@@ -190,14 +190,20 @@ class Trainer:
                 self.average.update(self.config.global_batch, self.images_seen)
             self.clock.count(self.config.global_batch, result.loss)
             epoch_ended = self.images_seen // self.loader.order.images_per_epoch > self.schedule.epoch
+            check_due = epoch_ended or self._between_epochs()
             stop = bool(result.signals["stop"]) or self.images_seen >= (self.config.max_images or float("inf"))
-            best = self._validate(epoch_ended) if epoch_ended or stop else None
+            best = self._validate(epoch_ended) if check_due or stop else None
             stop = stop or self.schedule.finished
-            if result.signals["log"] and not epoch_ended and not stop:
+            if result.signals["log"] and not check_due and not stop:
                 self._log({})
-            if epoch_ended or stop or result.signals["checkpoint"]:
+            if check_due or stop or result.signals["checkpoint"]:
                 self._save(best)
         self.loader.close()
+
+    def _between_epochs(self) -> bool:
+        """Whether the step that just ended completed a multiple of `validate_images`."""
+        every = self.config.validate_images
+        return bool(every) and self.images_seen % every < self.config.global_batch
 
     def _next_pairs(self) -> tuple[tuple[Tensor, Tensor] | None, ValueError | None]:
         """The next share, or the error that prevents it: the others must hear of it, or they wait for ever."""
@@ -250,8 +256,8 @@ class Trainer:
     def _validate(self, epoch_ended: bool) -> float | None:
         """Validate, and let the schedule know of an epoch's end; returns the PSNR if it is the best so far.
 
-        The same on all workers. The schedule does not hear of where a budget ended: a run that goes on from there must
-        not differ from one that was never stopped.
+        The same on all workers. The schedule hears of epochs alone, not of where a budget ended: a run that goes on
+        from there must not differ from one that was never stopped.
         """
         with self._averaged():
             found = validate(self.model, self.val_reader, self.config, self.dataset.bits, self.team, self.precision)

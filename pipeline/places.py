@@ -20,15 +20,16 @@ def run_url(name: str) -> str:
 
 def find_data(data: str | None) -> str:
     """The given data set (URL or name), or the only one that the store has. ValueError otherwise."""
-    return _find(data, DATA, "dataset.json", "--data", "make one with `python -m pipeline.shard`")
+    return find_in(data, DATA, "dataset.json", "--data", "make one with `python -m pipeline.shard`")
 
 
 def find_run(run: str | None) -> str:
     """The given run (URL or name), or the only one that the store has. ValueError otherwise."""
-    return _find(run, RUNS, "config.json", "--run", "train one with `python -m pipeline.train`")
+    return find_in(run, RUNS, "config.json", "--run", "train one with `python -m pipeline.train`")
 
 
-def _find(given: str | None, folder: str, marker: str, option: str, advice: str) -> str:
+def find_in(given: str | None, folder: str, marker: str, option: str, advice: str) -> str:
+    """URL of what was given (URL or name), or of the only thing below IRAE_STORE/folder that has the marker file."""
     store = open_storage(join_url(store_url(), folder))
     if given is not None:
         return given if is_url(given) else store.at(given).url

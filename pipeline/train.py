@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import ProgressLine, guarded, parse
-from pipeline.config import TrainConfig, refuse
+from pipeline.config import TrainConfig, refuse, train_config
 from pipeline.presets import preset
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sharding import Dataset, SampleOrder
 
 MAY_CHANGE = {"nodes", "min_nodes", "wait_for_nodes", "simulate_nodes", "workers_per_node", "ray"}
-MAY_CHANGE |= {"max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints"}
+MAY_CHANGE |= {"max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints", "validate_images"}
 """Settings that may differ when a run goes on: they decide where and how long, not what is trained."""
-NOT_SAVED = {"dry_run", "data", "out", "name"}
+NOT_SAVED = {"dry_run", "config", "data", "out", "name"}
 
 
 def main(config: TrainConfig) -> None:
@@ -214,24 +214,45 @@ def summarise(config: TrainConfig, run: Run, last: dict[str, Any]) -> None:
     print(f"next: python -m pipeline.evaluate --run {config.out}")
 
 
-def default_preset(arguments: list[str]) -> TrainConfig:
-    """The preset named on the command line: the defaults of everything else. A GPU is recognised without torch."""
-    name = TrainConfig.preset
-    for i, argument in enumerate(arguments):
-        if argument == "--preset" and i + 1 < len(arguments):
-            name = arguments[i + 1]
-        elif argument.startswith("--preset="):
-            name = argument.split("=", 1)[1]
+def defaults(arguments: list[str]) -> TrainConfig:
+    """The defaults of everything that the command line does not say: a --config file's, or the preset's.
+
+    A GPU is recognised without torch.
+    """
+    file = option(arguments, "--config")
+    if file is not None:
+        return read_config(Path(file))
     several_nodes = any(argument.split("=")[0] == "--nodes" for argument in arguments)
+    name = option(arguments, "--preset") or TrainConfig.preset
     return preset(name, has_gpu=lambda: several_nodes or shutil.which("nvidia-smi") is not None)
+
+
+def option(arguments: list[str], name: str) -> str | None:
+    """The value of an option of the command line."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == name and following is not None:
+            return following
+        if argument.startswith(f"{name}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def read_config(path: Path) -> TrainConfig:
+    """A training configuration from a JSON file. ValueError when it is none."""
+    try:
+        return train_config(json.loads(path.read_text()))
+    except OSError as error:
+        raise ValueError(f"--config {path} cannot be read ({error.strerror}); name a file.") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"--config {path} holds no training configuration: {error}") from None
 
 
 def command() -> None:
     """Parse on top of the preset, then run."""
     arguments = sys.argv[1:]
-    config = parse(TrainConfig, arguments, default=default_preset(arguments))
+    config = parse(TrainConfig, arguments, default=defaults(arguments))
     if config.preset == "auto":
-        config = dataclasses.replace(config, preset=default_preset(arguments).preset)
+        config = dataclasses.replace(config, preset=defaults(arguments).preset)
     main(config)
 
 
