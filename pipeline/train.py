@@ -229,9 +229,9 @@ def defaults(arguments: list[str]) -> TrainConfig:
 
 def option(arguments: list[str], name: str) -> str | None:
     """The value of an option of the command line."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if argument == name and following is not None:
-            return following
+    for place, argument in enumerate(arguments):
+        if argument == name and place + 1 < len(arguments):
+            return arguments[place + 1]
         if argument.startswith(f"{name}="):
             return argument.split("=", 1)[1]
     return None
