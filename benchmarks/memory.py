@@ -7,7 +7,6 @@ before them. Times are taken in one process, alternating.
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -37,10 +36,14 @@ def make_step(K: int, reversible: bool):  # type: ignore[no-untyped-def]
     return model, step
 
 
-def resident_mb() -> float:
-    """This process's resident size now (Linux)."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+def resident_mb(which: str) -> float:
+    """This process's resident size (Linux): VmRSS is now, VmHWM the largest so far.
+
+    getrusage's maximum would begin with the size of the process that started this one.
+    """
+    with open("/proc/self/status") as file:
+        (line,) = (line for line in file if line.startswith(f"{which}:"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def measure_memory(K: int, reversible: bool) -> float:
@@ -48,10 +51,10 @@ def measure_memory(K: int, reversible: bool) -> float:
     model, step = make_step(K, reversible)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    before_mb = resident_mb()
+    before_mb = resident_mb("VmRSS")
     for _ in range(2):
         step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before_mb
+    return resident_mb("VmHWM") - before_mb
 
 
 def memory_of(K: int, reversible: bool) -> float:

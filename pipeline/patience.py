@@ -18,11 +18,13 @@ PATIENCE_S = 300.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 10.0
 
 
-def patiently(action: Callable[[], T], store: Store, note: Note, patience_s: float = PATIENCE_S) -> T:
-    """The action's result; tried again while it raises StorageError, for so long. It must bear being repeated.
+def patiently(action: Callable[[], T], store: Store, note: Note, patience_s: float | None = None) -> T:
+    """The action's result; tried again while it raises StorageError, for so long (default: `PATIENCE_S`). It must bear
+    being repeated.
 
     A local store is not waited for: a full disk stays full. The first failure, and that it is over, are noted.
     """
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     begun_s, pause_s, failed = time.monotonic(), _FIRST_PAUSE_S, False
     while True:
         try:

@@ -276,8 +276,10 @@ def test_killed_twenty_times(data: Dataset, tmp_path: Path) -> None:
 def train_rank(rank: int, config: TrainConfig, folder: Path, environment: dict[str, str]) -> None:
     import torch
 
+    from pipeline import patience
     from pipeline.loop import train
 
+    patience.PATIENCE_S = 2.0
     os.environ |= environment | {"IRAE_CACHE": str(folder / f"cache{rank}")}
     s3_download.STALL_S, s3_download.ATTEMPT_S, s3_storage._DOWNLOAD["read_timeout"] = 3.0, 1.0, 1
     torch.set_num_threads(1)
