@@ -63,6 +63,7 @@ def campaign(
     monkeypatch.setenv("IRAE_CACHE", str(tmp_path / "cache"))
     data, piece = make_dataset("s3://irae/data", train=EPOCH, val=8), 6 * EPOCH
     arguments = ["--data", data, "--workers-per-node", "2", "--max-images", str(piece * (len(kinds) + 1))]
+    arguments += ["--lr-schedule", "constant"]  # the paper's would end so long a run of so little to learn
     undisturbed = Training(tmp_path / "undisturbed.log", *arguments, "--out", "s3://irae/undisturbed")
     undisturbed.finish(600)
     training = Training(tmp_path / "disturbed.log", *arguments, "--out", "s3://irae/disturbed")
@@ -83,7 +84,8 @@ def campaign(
             else:
                 training.end()
                 training.start()  # at once, whatever the first one has left behind
-            training.wait(lambda before=before: training.images_saved() > before)
+            # One checkpoint may still be of those that were killed; the second is of those that went on.
+            training.wait(lambda before=before: training.images_saved() >= before + 2 * EPOCH)
             print(f"kill {number} of the {kind} at {before:,} images")
         said = training.finish()
     finally:
