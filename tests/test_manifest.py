@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from infra.storage import open_storage
 from sharding.degrade import parse_degradations
 from sharding.manifest import DATASET, MANIFEST, Dataset, publish
 from sharding.pack import Recipe, pack_shard
-from sharding.parquet import read_table
 
 RECIPE = Recipe(tuple(parse_degradations(["jpeg:10", "mask:box"])))
 
@@ -82,11 +82,11 @@ def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
     assert "has format 99, but this version reads 1" in problem()
 
 
-def test_opening_a_data_set_leaves_no_thread_of_arrow_with_an_object_of_pythons(tmp_path: Path) -> None:
-    """Such a thread aborted commands that ended right after it, such as `pipeline.tune --dry-run`, one in ten times."""
-    make_small(open_storage(tmp_path))
-    data = (tmp_path / MANIFEST).read_bytes()
-    before = sys.getrefcount(data)
-    table = read_table(data)
-    assert sys.getrefcount(data) == before
-    assert table.num_rows == 28
+def test_a_command_that_ends_right_after_opening_a_data_set_ends_well(tmp_path: Path) -> None:
+    """Arrow reading from a Python file aborted one in seven of them, as its threads outlived the interpreter."""
+    make_small(open_storage(tmp_path), Recipe())
+    code = "import sys; from infra.storage import open_storage; from sharding.manifest import Dataset; "
+    code += "Dataset.open(open_storage(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(16)]
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 16
