@@ -1,7 +1,8 @@
 """python -m benchmarks.memory: peak memory and time of a training step, ordinary and reversible, over K.
 
 Memory is measured in processes of their own, three for each case, of which the median counts: the largest resident size
-during the steps, above that just before them, which the heap's luck moves by a tenth. Times are taken in one process, alternating.
+during the steps, above that just before them, which the heap's luck moves by a tenth. Times are taken in one process,
+alternating.
 """
 
 from __future__ import annotations
