@@ -1,4 +1,4 @@
-"""A run's folder on the store: config.json, metrics.parquet, best.json, checkpoints/<images seen>/, tensorboard/.
+"""A run's folder on the store: config.json, metrics.parquet, best.json, log.txt, checkpoints/<images>/, tensorboard/.
 
 A checkpoint exists when its state.json exists: written last, with the hash of every other file in it.
 """

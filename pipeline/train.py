@@ -28,18 +28,25 @@ NOT_SAVED = {"dry_run", "config", "data", "out", "name"}
 def main(config: TrainConfig) -> None:
     """Resolve, say what will be done, claim the run's folder, train, sum up."""
     from pipeline.places import open_checked
+    from pipeline.run_log import RunLog
     from sharding.lock import locked
 
     config = resolve(config)
-    print_plan(config)
+    lines = plan(config)
+    print("\n".join(lines))
     if config.dry_run:
+        print(json.dumps(dataclasses.asdict(config), indent=1))
         return
     assert config.out
     with locked(open_checked(config.out)) as lock:
         run = claim_run(config)
-        with ProgressLine("training", progress_total(config), progress_unit(config)) as line:
-            last = train_with(config, line, lock.check)
-        summarise(config, run, last)
+        with RunLog(run.store, 60 * config.checkpoint_minutes, lock.check) as log:
+            log.add("\n".join(lines))
+            if done := run.checkpoints():
+                log.say(f"going on from {int(done[-1]):,} images")
+            with ProgressLine("training", progress_total(config), progress_unit(config), log.add) as line:
+                last = train_with(config, line, lock.check)
+            summarise(config, run, last, log.say)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -93,8 +100,8 @@ def order_of(config: TrainConfig, dataset: Dataset) -> SampleOrder:
     )
 
 
-def print_plan(config: TrainConfig) -> None:
-    """What will be trained, on what, for how long; with --dry-run also the whole configuration."""
+def plan(config: TrainConfig) -> list[str]:
+    """What will be trained, on what, for how long."""
     from infra.storage import open_storage
     from irae.model import IRAE, parameter_count
     from sharding.manifest import Dataset
@@ -110,21 +117,15 @@ def print_plan(config: TrainConfig) -> None:
     budget = " or ".join(e for e in ends if e) or f"learning rate below {config.lr_min:g}"
     if config.lr_schedule != "paper":
         budget += f", learning rate {config.lr:g} ({config.lr_schedule})"
-    print(
+    return [
         f"data   {config.data}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
-        f"{dataset.bits} bits"
-    )
-    print(
+        f"{dataset.bits} bits",
         f"model  IRAE K={config.model.K} L={config.model.L} width={config.model.width}, "
-        f"{parameter_count(IRAE(config.model)):,} parameters (preset {config.preset}), noise sigma {config.sigma_255}"
-    )
-    print(
+        f"{parameter_count(IRAE(config.model)):,} parameters (preset {config.preset}), noise sigma {config.sigma_255}",
         f"run    {config.out}: batches of {config.global_batch} on {workers} worker(s), "
-        f"{images / config.global_batch:,.1f} steps an epoch, until {budget}"
-    )
-    print(f"order  {order_of(config, dataset).describe()}")
-    if config.dry_run:
-        print(json.dumps(dataclasses.asdict(config), indent=1))
+        f"{images / config.global_batch:,.1f} steps an epoch, until {budget}",
+        f"order  {order_of(config, dataset).describe()}",
+    ]
 
 
 def claim_run(config: TrainConfig) -> Run:
@@ -152,8 +153,6 @@ def claim_run(config: TrainConfig) -> Run:
             f"the run {config.out} was begun with other settings ({'; '.join(differing)}); repeat those to go on "
             "with it, or choose another --name."
         )
-    if run.checkpoints():
-        print(f"going on from {int(run.checkpoints()[-1]):,} images")
     return run
 
 
@@ -197,7 +196,7 @@ def train_with(config: TrainConfig, line: ProgressLine, may_save: Callable[[], N
     return last
 
 
-def summarise(config: TrainConfig, run: Run, last: dict[str, Any]) -> None:
+def summarise(config: TrainConfig, run: Run, last: dict[str, Any], say: Callable[[str], None]) -> None:
     """metrics.json and a closing line."""
     from pipeline.patience import patiently
     from pipeline.run import BEST
@@ -210,8 +209,8 @@ def summarise(config: TrainConfig, run: Run, last: dict[str, Any]) -> None:
 
     images_seen, best = patiently(write, run.store, print)
     text = f"best validation {best['val_psnr_db']:.2f} dB" if best else "no validation yet (less than an epoch)"
-    print(f"trained {images_seen:,} images, {text}; the run is {config.out}")
-    print(f"next: python -m pipeline.evaluate --run {config.out}")
+    say(f"trained {images_seen:,} images, {text}; the run is {config.out}")
+    say(f"next: python -m pipeline.evaluate --run {config.out}")
 
 
 def defaults(arguments: list[str]) -> TrainConfig:
