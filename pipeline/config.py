@@ -189,6 +189,8 @@ class TrainConfig:
     constant, step, cosine, one-cycle, wsd (warm-up, stable, decay)."""
     lr_warmup_images: int = 0
     """The rate rises from 0 over so many images."""
+    lr_warmup_share: float = 0.0
+    """The rate rises from 0 over this share of the budget."""
     lr_end_share: float = 0.01
     """cosine, wsd: the last rate as a share of --lr."""
     lr_drops: int = 3
@@ -207,6 +209,8 @@ class TrainConfig:
     """paper: training ends when the rate falls below."""
     ema_images: int = 0
     """Validate, keep and use an average of the weights over about so many images. 0: the last step's weights."""
+    ema_share: float = 0.0
+    """The same over about this share of the images so far, instead of a number of images."""
     clip_norm: float = 50.0
     """Gradients are scaled down to this norm."""
     seed: int = 0
@@ -218,10 +222,17 @@ class TrainConfig:
     Needs couplings with a smallest factor (--scale-min) well above 0."""
     validate_images: int = 0
     """Validate and keep a checkpoint every so many images, besides each epoch's end. 0: at epochs' ends alone."""
+    validate_at: Literal["epochs", "end"] = "epochs"
+    """end: once, at the end of the budget."""
+    val_images: int = 0
+    """Validate on the first so many images of the split. 0: on all."""
     max_images: int | None = None
     """Stop after this many images."""
     max_minutes: float | None = None
-    """Stop after this many minutes of training, interruptions not counted."""
+    """Stop after this many minutes of training; interruptions, validations and checkpoints are not counted."""
+    budget_clock: Literal["wall", "processor"] = "wall"
+    """What --max-minutes are minutes of: the clock on the wall, or the time that the (first) worker's process had of
+    the processors, so that other work on the machine does not change what a run gets."""
     checkpoint_minutes: float = 5.0
     """At most this much work is lost when a machine dies; each epoch's end is kept as well."""
     keep_checkpoints: int = 2
@@ -249,7 +260,7 @@ class TrainConfig:
         below(problems, 1, micro_batch=self.micro_batch, keep_checkpoints=self.keep_checkpoints)
         below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
         below(problems, 0, lr_warmup_images=self.lr_warmup_images, lr_drops=self.lr_drops, ema_images=self.ema_images)
-        below(problems, 0, validate_images=self.validate_images)
+        below(problems, 0, validate_images=self.validate_images, val_images=self.val_images)
         below(problems, 8, crop=self.crop)
         below(problems, 0, wait_for_nodes=self.wait_for_nodes)
         below(problems, 1, min_nodes=self.min_nodes)
@@ -285,6 +296,17 @@ class TrainConfig:
             )
             if not 0 < value < 1
         ]
+        problems += [
+            f"--{name} is {value}, but must be at least 0 and below 1."
+            for name, value in (("lr-warmup-share", self.lr_warmup_share), ("ema-share", self.ema_share))
+            if not 0 <= value < 1
+        ]
+        if self.ema_share and self.ema_images:
+            problems.append("--ema-share and --ema-images are two ways to say one thing; leave one of them out.")
+        if self.validate_at == "end" and self.lr_schedule == "paper":
+            problems.append("--validate-at end goes without --lr-schedule paper, which is told of each epoch's PSNR.")
+        if self.lr_warmup_share and self.lr_schedule == "paper":
+            problems.append("--lr-warmup-share needs a budget's schedule; choose another one than --lr-schedule paper.")
         if self.lr_drop_factor <= 1:
             problems.append(f"--lr-drop-factor is {self.lr_drop_factor}, but must be above 1.")
         if self.lr_schedule != "paper" and not (self.max_images or self.max_minutes):

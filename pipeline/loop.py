@@ -124,8 +124,8 @@ class Trainer:
 
     def _start_average(self) -> None:
         """From the weights as they are: those of the beginning, or a checkpoint's averages."""
-        if self.config.ema_images:
-            self.average = WeightAverage(self.model, self.config.ema_images)
+        if self.config.ema_images or self.config.ema_share:
+            self.average = WeightAverage(self.model, self.config.ema_images, self.config.ema_share)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are validated and kept."""
@@ -190,7 +190,7 @@ class Trainer:
                 self.average.update(self.config.global_batch, self.images_seen)
             self.clock.count(self.config.global_batch, result.loss)
             epoch_ended = self.images_seen // self.loader.order.images_per_epoch > self.schedule.epoch
-            check_due = epoch_ended or self._between_epochs()
+            check_due = self.config.validate_at == "epochs" and (epoch_ended or self._between_epochs())
             stop = bool(result.signals["stop"]) or self.images_seen >= (self.config.max_images or float("inf"))
             best = self._validate(epoch_ended) if check_due or stop else None
             stop = stop or self.schedule.finished
@@ -259,7 +259,7 @@ class Trainer:
         The same on all workers. The schedule hears of epochs alone, not of where a budget ended: a run that goes on
         from there must not differ from one that was never stopped.
         """
-        with self._averaged():
+        with self.clock.paused(), self._averaged():
             found = validate(self.model, self.val_reader, self.config, self.dataset.bits, self.team, self.precision)
         psnr_db = found.figures["val_psnr_db"]
         is_best = psnr_db > self.schedule.best_psnr_db
@@ -290,7 +290,8 @@ class Trainer:
         error = None
         if self.team.is_first:
             try:
-                patiently(partial(self._write, best_psnr_db), self.run.store, self.note)
+                with self.clock.paused():
+                    patiently(partial(self._write, best_psnr_db), self.run.store, self.note)
             except ValueError as problem:
                 error = problem
         self.team.agree(error)

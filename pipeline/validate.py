@@ -49,7 +49,7 @@ def validate(
     team.agree(error)
     team.sum_(sums)
     noisy_db, restored_db, count = sums.tolist()
-    assert count == len(reader) and pictures, (count, len(reader))
+    assert count == images_of(config, reader) and pictures, (count, len(reader))
     few = pictures[1][:NUMERICS_IMAGES]
     figures = {
         "val_psnr_db_noisy": noisy_db / count,
@@ -62,11 +62,16 @@ def validate(
     return Validation(figures, pictures)
 
 
+def images_of(config: TrainConfig, reader: ShardReader) -> int:
+    """How many images of the split are validated."""
+    return min(len(reader), config.val_images or len(reader))
+
+
 def _add_own(
     sums: Tensor, model: IRAE, reader: ShardReader, config: TrainConfig, bits: int, team: Team, precision: str
 ) -> Pictures:
     """Add this worker's (PSNR of the noisy, PSNR of the restored, count) to `sums`; returns its first batch."""
-    indices, real = padded_share(len(reader), team.rank, team.world_size)
+    indices, real = padded_share(images_of(config, reader), team.rank, team.world_size)
     starts = range(0, len(indices), BATCH)
     first: Pictures | None = None
     for start, batch in zip(starts, reader.batches(indices[s : s + BATCH] for s in starts), strict=True):
