@@ -39,7 +39,7 @@ class Restorer(nn.Module):
         return self(padded, sigma_255)[..., :height, :width].clamp(0, 1)
 
     def initialise(self, degraded: Tensor) -> None:
-        """Set what depends on data from the global first batch. Once, on a new model. Most systems have no such thing."""
+        """Set what depends on data from the global first batch. Once, on a new model. Most have nothing to set."""
 
     def narrowest(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
         """What the layer with the fewest numbers inside the network gives out, (B, c, h, w); of several the last one.
@@ -60,7 +60,7 @@ class Restorer(nn.Module):
 
 
 def pad_to_multiple(images: Tensor, multiple: int, mode: str = "reflect") -> Tensor:
-    """(B, C, H, W) -> sides rounded up to a multiple at the lower and right edge; repeated where too thin to reflect."""
+    """(B, C, H, W) -> sides rounded up to a multiple, below and at the right; repeated where too thin to reflect."""
     height, width = images.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if mode == "reflect" and not (down < height and right < width):
