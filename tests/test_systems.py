@@ -43,7 +43,7 @@ def test_any_size_is_restored(system: str) -> None:
             degraded = torch.rand(2, 3, height, width)
             restored = model.restore(degraded, sigma_255=SIGMA_255)
             assert restored.shape == degraded.shape and restored.dtype == torch.float32
-            assert 0 <= restored.min() and restored.max() <= 1
+            assert restored.min() >= 0 and restored.max() <= 1
             if height % multiple == width % multiple == 0:
                 assert torch.equal(restored, model(degraded, SIGMA_255).clamp(0, 1))
 
