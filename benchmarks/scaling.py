@@ -26,6 +26,7 @@ from irae.config import IRAEConfig
 from irae.degradations import awgn
 from irae.model import IRAE, on_device
 from pipeline.distributed import FlatGradients, Team, use_threads
+from pipeline.pairs import Pairs
 from pipeline.step import autocast, resolve_precision, train_step
 
 WORKERS, SIDE, SIGMA_255 = 2, 64, 25.0
@@ -53,7 +54,7 @@ class Worker:
             self.model,
             self.optimizer,
             self.gradients,
-            (self.clean[share], self.noisy[share]),
+            Pairs(self.clean[share], self.noisy[share]),
             team,
             global_batch=self.batch,
             micro_batch=self.batch,

@@ -27,6 +27,7 @@ from irae.flow import AffineCoupling
 from irae.metrics import psnr_db
 from irae.model import IRAE, on_device
 from pipeline.distributed import FlatGradients, Team
+from pipeline.pairs import Pairs
 from pipeline.step import autocast, resolve_precision, train_step
 
 K, L, WIDTH, SIDE, SIGMA_255, LR, CLIP_NORM = 16, 2, 64, 64, 25.0, 1e-3, 50.0
@@ -66,7 +67,7 @@ class Ours:
             self.model,
             self.optimizer,
             self.gradients,
-            (clean, noisy),
+            Pairs(clean, noisy),
             Team(0, 1, self.device),
             global_batch=count,
             micro_batch=count,

@@ -19,6 +19,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 class IRAE(Restorer):
     """restored = D(E(degraded - 0.5)) + 0.5, with an exact inverse. Images are (B, C, H, W) in [0, 1]."""
 
+    config: IRAEConfig
     system = "irae"
     invertible = True
 

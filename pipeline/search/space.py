@@ -27,7 +27,8 @@ TRIALS = "trials"
 def suggest(config: TuneConfig, trial: Trial, epochs: float) -> None:
     """Draw a point; `epochs`: what a trial's budget comes to. A parameter that a trial has already stays as it is."""
     for name, (low, high) in (("K", config.K_range), ("L", config.L_range)):
-        trial.suggest_int(name, low, high)
+        if config.base.system == "irae":
+            trial.suggest_int(name, low, high)
     trial.suggest_float("lr", *config.lr_range, log=True)
     for name, choices in (
         ("width", config.widths),
@@ -56,10 +57,10 @@ def suggest(config: TuneConfig, trial: Trial, epochs: float) -> None:
 
 def base_point(config: TuneConfig) -> dict[str, Any]:
     """The base configuration's own values where they lie in the space: they are the first trial."""
-    base = config.base
+    base, is_irae = config.base, config.base.system == "irae"
     candidates = (
-        ("K", base.model.K, config.K_range[0] <= base.model.K <= config.K_range[1]),
-        ("L", base.model.L, config.L_range[0] <= base.model.L <= config.L_range[1]),
+        ("K", base.model.K, is_irae and config.K_range[0] <= base.model.K <= config.K_range[1]),
+        ("L", base.model.L, is_irae and config.L_range[0] <= base.model.L <= config.L_range[1]),
         ("lr", base.lr, config.lr_range[0] <= base.lr <= config.lr_range[1]),
         ("lr_schedule", base.lr_schedule, base.lr_schedule in config.lr_schedules),
         ("width", base.model.width, base.model.width in config.widths),
