@@ -374,6 +374,25 @@ class RestoreConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """One page on some runs: figures, curves, pictures with a slider, the inverse, how to repeat them.
+
+    Runs that were evaluated on the same images are compared with each other.
+    """
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """URLs or names of runs. Default: the only one below IRAE_STORE/runs; with --table, none."""
+    table: tuple[Path, ...] = ()
+    """table.json files of `pipeline.reproduce`, shown with the paper's figures beside."""
+    out: str = "report.html"
+    """Where the page goes: a file, or s3://bucket/name.html."""
+
+    def __post_init__(self) -> None:
+        if not self.out.endswith(".html"):
+            refuse([f"--out {self.out} must end in .html."])
+
+
+@dataclass(frozen=True)
 class DoctorConfig:
     """Look at this machine, or at every machine of the cluster that runs here; each problem with what to do.
 
