@@ -153,11 +153,11 @@ def system_title(system: str) -> str:
 
 
 def task_title(label: str) -> str:
-    """noise25 -> noise, sigma 25."""
+    """noise25 -> denoising σ = 25, with spaces that do not break."""
     for pattern, title in (
-        (r"noise-blind", "noise of unknown strength"),
-        (r"noise([\d.]+)", "noise, σ = {}"),
-        (r"jpeg(\d+)", "JPEG, quality {}"),
+        (r"noise-blind", "blind denoising"),
+        (r"noise([\d.]+)", "denoising σ\u00a0=\u00a0{}"),
+        (r"jpeg(\d+)", "JPEG quality\u00a0{}"),
         (r"inpaint-(\w+)", "inpainting, {}"),
     ):
         if match := re.fullmatch(pattern, label):

@@ -47,12 +47,13 @@ def trainings(runs: Sequence[RunFacts]) -> list[Training]:
 def plots(runs: list[RunFacts]) -> list[Plot]:
     """Those that there are figures for."""
     validation = lines(runs, "val_psnr_db")
-    if validation and (degraded := lines(runs[:1], "val_psnr_db_degraded")):
-        validation.append(Line("degraded", degraded[0].points, -1, dashed=True))
+    if degraded := lines(runs, "val_psnr_db_degraded"):
+        longest = max(degraded, key=lambda line: line.points[-1][0])
+        validation.append(Line("degraded", longest.points, -1, dashed=True))
     drawn = (
-        draw("validation PSNR (dB)", validation),
-        draw("training loss, L1", lines(runs, "loss"), log=True),
-        draw("learning rate", lines(runs, "lr"), log=True),
+        draw("Validation PSNR (dB)", validation),
+        draw("Training loss, L1", lines(runs, "loss"), log=True),
+        draw("Learning rate", lines(runs, "lr"), log=True),
     )
     return [plot for plot in drawn if plot]
 
@@ -72,12 +73,12 @@ def ending(run: RunFacts) -> list[tuple[str, str]]:
     last = run.last
     best = run.best.get("val_psnr_db")
     return [
-        ("images seen", texts(last.get("images_seen"), "{:,.0f}")),
-        ("epochs", texts(last.get("epoch"), "{:.1f}")),
-        ("time", duration(last.get("train_s"))),
-        ("images/s", texts(last.get("images_per_sec"), "{:,.0f}")),
-        ("loss", texts(last.get("loss"), "{:.4f}")),
-        ("best validation PSNR (dB)", texts(best, "{:.2f}")),
+        ("Images seen", texts(last.get("images_seen"), "{:,.0f}")),
+        ("Epochs", texts(last.get("epoch"), "{:.1f}")),
+        ("Time", duration(last.get("train_s"))),
+        ("Images/s", texts(last.get("images_per_sec"), "{:,.0f}")),
+        ("Loss", texts(last.get("Loss"), "{:.4f}")),
+        ("Best validation PSNR (dB)", texts(best, "{:.2f}")),
     ]
 
 
@@ -99,19 +100,19 @@ def inverses(runs: Sequence[RunFacts]) -> Inverses:
     """From the validations, and from the evaluations the error over all images."""
     with_inverse = [run for run in runs if run.config.get("system", "irae") == "irae"]
     drawn = (
-        draw("round-trip error, largest", lines(with_inverse, ROUND_TRIP), log=True),
-        draw("condition number, largest", lines(with_inverse, CONDITION), log=True),
-        draw("coupling factor, smallest", lines(with_inverse, SCALE), log=True),
+        draw("Round-trip error, largest", lines(with_inverse, ROUND_TRIP), log=True),
+        draw("Condition number, largest", lines(with_inverse, CONDITION), log=True),
+        draw("Coupling factor, smallest", lines(with_inverse, SCALE), log=True),
     )
     rows = []
     for run in with_inverse:
         last = run.last
         evaluated = [e.metrics[ROUND_TRIP] for e in run.evaluations if is_number(e.metrics.get(ROUND_TRIP))]
         cells = [
-            ("round trip, evaluated images", number(max(evaluated)) if evaluated else "–"),
-            ("round trip, last validation", value(last.get(ROUND_TRIP))),
-            ("condition number, largest", value(last.get(CONDITION))),
-            ("coupling factor, smallest", value(last.get(SCALE))),
+            ("Round trip, evaluated images", number(max(evaluated)) if evaluated else "–"),
+            ("Round trip, last validation", value(last.get(ROUND_TRIP))),
+            ("Condition number, largest", value(last.get(CONDITION))),
+            ("Coupling factor, smallest", value(last.get(SCALE))),
         ]
         rows.append((run, cells))
     return Inverses(rows, [plot for plot in drawn if plot], [run for run in runs if run not in with_inverse])

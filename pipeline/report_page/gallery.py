@@ -134,14 +134,14 @@ def read_versions(key: str, members: Sequence[Member]) -> Versions:
 
 
 def error_scale(pictures: object) -> float:
-    """One for all error maps, so that they can be compared: what one pixel in 200 of the restored ones exceeds."""
+    """One for all error maps, so that they can be compared: what one pixel in 50 of a restored one exceeds."""
     errors = [
         error_of(pixels, versions["clean"])
         for versions in pictures  # type: ignore[attr-defined]
         for name, pixels in versions.items()
         if name not in ("clean", "degraded")
     ]
-    reached = max((float(np.quantile(error, 0.995)) for error in errors), default=0.0)
+    reached = max((float(np.quantile(error, 0.98)) for error in errors), default=0.0)
     return next(scale for scale in ERROR_SCALES if scale >= reached)
 
 

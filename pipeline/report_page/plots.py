@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 38
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 38
 POINTS = 300
 """Of a line at most."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -23,6 +23,8 @@ class Line:
     points: Sequence[Point]
     color: int
     dashed: bool = False
+    legend: str = ""
+    """Default: the name with the last value."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Path:
     d: str
     color: int
     dashed: bool
-    end: Point
+    end: Point | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,6 @@ class Plot:
     """What the template needs; px of a WIDTH x HEIGHT drawing."""
 
     title: str
-    note: str
     x_label: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
@@ -52,7 +53,7 @@ class Plot:
     summary: str
     """The same in words, for who cannot see it."""
     readings: list[dict[str, Any]]
-    """name, color, and x and y of each point in px, with the value as text: what a pointer over the plot reads."""
+    """name, color, legend, and of each point x and y in px and both values as text: what a pointer over it reads."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,23 @@ def draw(
     lines: Sequence[Line],
     *,
     log: bool = False,
-    note: str = "",
     x_label: str = "images seen",
-    x_from_zero: bool = True,
+    goes_on: bool = True,
 ) -> Plot | None:
-    """None when there is nothing to draw. `log`: the vertical axis; what is not above 0 is left out."""
+    """None when there is nothing to draw. `log`: the vertical axis; what is not above 0 is left out. `goes_on`: from 0
+    to a last value, which is marked."""
 
     def is_shown(y: float) -> bool:
         return math.isfinite(y) and (y > 0 or not log)
 
-    shown = [Line(line.name, thin(line.points), line.color, line.dashed) for line in lines]
+    shown = [replace(line, points=thin(line.points)) for line in lines]
     shown = [line for line in shown if any(is_shown(y) for _, y in line.points)]
     if not shown:
         return None
     ys = [y for line in shown for _, y in line.points if is_shown(y)]
     xs = [x for line in shown for x, _ in line.points]
     y_ticks, y_axis = (log_axis if log else linear_axis)(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
-    x_low = 0 if x_from_zero else min(xs)
+    x_low = 0 if goes_on else min(xs)
     x_axis = Axis(x_low, max(*xs, x_low + 1e-6), LEFT, WIDTH - RIGHT, log=False)
     x_ticks = [Tick(x_axis(x), si(x)) for x in steps(x_axis.low, x_axis.high, 5)]
     paths, readings = [], []
@@ -99,11 +100,12 @@ def draw(
         places = [(x_axis(x), y_axis(y), x, y) if is_shown(y) else None for x, y in line.points]
         kept = [place for place in places if place]
         d = path([(p[0], p[1]) if p else None for p in places])
-        paths.append(Path(d, line.color, line.dashed, kept[-1][:2]))
+        paths.append(Path(d, line.color, line.dashed, kept[-1][:2] if goes_on else None))
         points = [[x, y, si(at), number(value)] for x, y, at, value in kept]
-        readings.append({"name": line.name, "color": line.color, "points": points})
-    ends = [f"{r['name']} ends at {r['points'][-1][3]}" for r in readings]
-    return Plot(title, note, x_label, x_ticks, y_ticks, paths, f"{title}: {', '.join(ends)}.", readings)
+        legend = line.legend or f"{line.name} {points[-1][3]}"
+        readings.append({"name": line.name, "color": line.color, "legend": legend, "points": points})
+    summary = f"{title}: {', '.join(reading['legend'] for reading in readings)}."
+    return Plot(title, x_label, x_ticks, y_ticks, paths, summary, readings)
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
@@ -136,8 +138,9 @@ def log_axis(low: float, high: float, start: float, end: float) -> tuple[list[Ti
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     wide = math.log10(high / low) > 1.5
     values = [m * 10.0**d for d in decades for m in ((1,) if wide else (1, 2, 5))]
-    first = max(v for v in values if v <= low * (1 + 1e-9))
-    last = min(v for v in values if v >= high * (1 - 1e-9) and v > first)
+    margin = 1 + 1e-9 if high > 1.02 * low else 0.98  # what hardly changes runs through the middle
+    first = max(v for v in values if v <= low * margin)
+    last = min(v for v in values if v >= high / margin and v > first)
     axis = Axis(first, last, start, end, log=True)
     kept = [v for v in values if first <= v <= last]
     every = math.ceil(len(kept) / 6)
@@ -172,11 +175,11 @@ def power(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits, large and small ones as 1.2 · 10⁻⁵."""
+    """Four digits, large and small ones as 1.2·10⁻⁵."""
     if not math.isfinite(value):
         return "not finite"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.4g}"
     digits, _, exponent = f"{value:.1e}".partition("e")
     text = f"10{str(int(exponent)).translate(SUPERSCRIPTS)}"
-    return text if float(digits) == 1 else f"{digits} · {text}"
+    return text if float(digits) == 1 else f"{float(digits):g}·{text}"

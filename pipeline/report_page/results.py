@@ -16,29 +16,29 @@ from pipeline.report_page.plots import Line, Plot, draw
 BINS = 24
 COLUMNS = (
     ("psnr_db_restored", "PSNR (dB)", "{:.2f}", True),
-    ("gain_db", "gain (dB)", "{:+.2f}", False),
+    ("gain_db", "Gain (dB)", "{:+.2f}", False),
     ("psnr_db_hole_restored", "PSNR in the hole (dB)", "{:.2f}", True),
     ("ssim_restored", "SSIM", "{:.4f}", True),
     ("ssim_released_restored", "SSIM, released code’s", "{:.4f}", True),
-    ("parameters", "parameters", "{:,.0f}", False),
-    ("trained_images", "trained on (images)", "{:,.0f}", False),
-    ("images_per_sec", "images/s", "{:,.0f}", False),
+    ("parameters", "Parameters", "{:,.0f}", False),
+    ("trained_images", "Trained on (images)", "{:,.0f}", False),
+    ("images_per_sec", "Images/s", "{:,.0f}", False),
 )
 """Name of the figure, heading, format, whether the largest one is marked."""
 PROTOCOL = {
-    "images": "images",
-    "data": "data set",
+    "images": "Images",
+    "data": "Data set",
     "dataset_sha256": "SHA-256 of dataset.json",
-    "split": "split",
-    "image_size": "side (px)",
-    "bits": "bits",
-    "sigma_255": "noise, σ · 255",
-    "noise_seed": "seed of the noise",
-    "protocol": "protocol",
+    "split": "Split",
+    "image_size": "Side (px)",
+    "bits": "Bits",
+    "sigma_255": "Noise, σ · 255",
+    "noise_seed": "Seed of the noise",
+    "protocol": "Protocol",
     "psnr": "PSNR",
     "ssim": "SSIM",
     "ssim_released": "SSIM, released code’s",
-    "precision": "precision",
+    "precision": "Precision",
 }
 
 
@@ -47,6 +47,8 @@ class Cell:
     heading: str
     text: str
     best: bool = False
+    before: str = ""
+    """The same of the degraded images, if it is a measure of images."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,12 @@ def sections(runs: Sequence[RunFacts]) -> list[Section]:
 def make_section(anchor: str, members: list[Member]) -> Section:
     metrics = members[0][1].metrics
     protocol = metrics.get("protocol", "standard")
-    title = f"{last_part(metrics['data'])}, {task_title(metrics['label'])}, {metrics['split']} split"
+    title = f"{last_part(metrics['data'])}, {task_title(metrics['label'])}"
+    notes = [] if metrics["split"] == "test" else [f"{metrics['split']} split"]
+    notes += [] if protocol == "standard" else [f"{protocol} protocol"]
     return Section(
         anchor,
-        title if protocol == "standard" else f"{title}, {protocol} protocol",
+        title + (f" ({', '.join(notes)})" if notes else ""),
         members,
         rows_of(members),
         make_gallery(members, best_median_worst(members[0][1].images)),
@@ -99,16 +103,17 @@ def rows_of(members: list[Member]) -> list[Row]:
         {**e.metrics, "gain_db": e.metrics["psnr_db_restored"] - e.metrics["psnr_db_degraded"]} for _, e in members
     ]
     columns = [column for column in COLUMNS if any(is_number(one.get(column[0])) for one in values)]
-    before = [values[0].get(name.replace("restored", "degraded")) if "restored" in name else None for name, *_ in columns]
-    forms = [(heading, form) for _, heading, form, _ in columns]
-    degraded = [Cell(heading, text(value, form)) for value, (heading, form) in zip(before, forms, strict=True)]
+    degraded = [
+        Cell(heading, text(values[0].get(name.replace("restored", "degraded")) if "restored" in name else None, form))
+        for name, heading, form, _ in columns
+    ]
     rows = [Row("degraded", None, degraded)]
     for (run, _), own in zip(members, values, strict=True):
         cells = []
-        for name, heading, form, marked in columns:
+        for (name, heading, form, marked), before in zip(columns, degraded, strict=True):
             others = [one[name] for one in values if is_number(one.get(name))]
             is_best = marked and len(others) > 1 and is_number(own.get(name)) and own[name] >= max(others)
-            cells.append(Cell(heading, text(own.get(name), form), is_best))
+            cells.append(Cell(heading, text(own.get(name), form), is_best, before.text))
         rows.append(Row(run.label, run.color, cells))
     return rows
 
@@ -129,9 +134,10 @@ def histogram(members: list[Member]) -> Plot | None:
     lines = []
     for (run, _), of_one in zip(members, values, strict=True):
         percent = 100 * np.histogram(of_one, edges)[0] / len(of_one)
-        lines.append(Line(run.label, list(zip(middles, percent.tolist(), strict=True)), run.color))
-    title = "how the images spread: % of them at each PSNR"
-    return draw(title, lines, x_label="PSNR of the restored image (dB)", x_from_zero=False)
+        points = list(zip(middles, percent.tolist(), strict=True))
+        lines.append(Line(run.label, points, run.color, legend=f"{run.label}, median {np.median(of_one):.2f}"))
+    title = "Images (%) at each PSNR"
+    return draw(title, lines, x_label="PSNR of the restored image (dB)", goes_on=False)
 
 
 def protocol_of(metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -97,7 +97,7 @@ def cells_of(row: Sequence[dict[str, Any]]) -> list[TableCell]:
         cells.append(
             TableCell(
                 form(psnr_db, "{:.2f}"),
-                f"{low:.2f} to {high:.2f}" if is_range else "",
+                f"{low:.2f} – {high:.2f}" if is_range else "",
                 form(ssim, "{:.4f}") if has_paper_ssim else "",
                 form(paper, "{:.2f}") + (form(one.get("paper_ssim"), " / {:.4f}") if has_paper_ssim else ""),
                 is_number(psnr_db) and psnr_db == best,
@@ -109,18 +109,19 @@ def cells_of(row: Sequence[dict[str, Any]]) -> list[TableCell]:
 
 def everything(row: dict[str, Any]) -> list[tuple[str, str]]:
     """One measured cell, spelled out."""
-    seeds = row.get("seeds")
+    seeds, low, high = row.get("Seeds"), row.get("psnr_db_low"), row.get("psnr_db_high")
     return [
-        ("data set", str(row["dataset"])),
-        ("task", task_title(str(row["task_label"]))),
-        ("system", system_title(str(row["system"]))),
+        ("Data set", str(row["dataset"])),
+        ("Task", task_title(str(row["task_label"]))),
+        ("System", system_title(str(row["system"]))),
         ("PSNR (dB)", form(row.get("psnr_db"), "{:.3f}")),
+        ("Over the seeds", f"{low:.2f} – {high:.2f}" if is_number(low) and is_number(high) else ""),
         ("SSIM", form(row.get("ssim"), "{:.4f}")),
         ("SSIM, released code’s", form(row.get("ssim_released"), "{:.4f}")),
-        ("parameters", form(row.get("parameters"), "{:,.0f}")),
-        ("trained on (images)", form(row.get("trained_images"), "{:,.0f}")),
-        ("images/s", form(row.get("images_per_sec"), "{:,.0f}")),
-        ("seeds", ", ".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds or "")),
+        ("Parameters", form(row.get("Parameters"), "{:,.0f}")),
+        ("Trained on (images)", form(row.get("trained_images"), "{:,.0f}")),
+        ("Images/s", form(row.get("images_per_sec"), "{:,.0f}")),
+        ("Seeds", ", ".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds or "")),
     ]
 
 

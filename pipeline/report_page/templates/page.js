@@ -41,7 +41,7 @@ function read(svg) {
   const write = (x) => {
     lines.forEach((line, i) => {
       const point = x === null ? line.points[line.points.length - 1] : nearest(line.points, x);
-      names[i].lastChild.textContent = line.name + " " + point[3] + (x === null ? "" : " at " + point[2]);
+      names[i].lastChild.textContent = x === null ? line.legend : line.name + " " + point[3] + " at " + point[2];
     });
   };
   svg.addEventListener("pointermove", (event) => {
