@@ -53,7 +53,7 @@ def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str)
 
 def own_file(name: str) -> str:
     """Text that is part of the program."""
-    return files("pipeline.report_page").joinpath(TEMPLATES, name).read_text(encoding="utf-8")
+    return files("pipeline.report_page").joinpath(f"{TEMPLATES}/{name}").read_text(encoding="utf-8")
 
 
 def title_of(runs: Sequence[RunFacts], results: Sequence[str], tables: Sequence[PaperTable]) -> str:

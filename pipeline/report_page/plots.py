@@ -95,7 +95,8 @@ def draw(
     x_low = 0 if goes_on else min(xs)
     x_axis = Axis(x_low, max(*xs, x_low + 1e-6), LEFT, WIDTH - RIGHT, log=False)
     x_ticks = [Tick(x_axis(x), si(x)) for x in steps(x_axis.low, x_axis.high, 5)]
-    paths, readings = [], []
+    paths: list[Path] = []
+    readings: list[dict[str, Any]] = []
     for line in shown:
         places = [(x_axis(x), y_axis(y), x, y) if is_shown(y) else None for x, y in line.points]
         kept = [place for place in places if place]
