@@ -14,17 +14,19 @@ LOG_INTERVAL_S = 2.0
 
 
 class Clock:
-    """Counts the time of training over all restarts (`train_s`)."""
+    """Counts the time of training over all restarts (`train_s`), by the clock that the budget is measured with."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.train_s = 0.0
-        self._last = self._logged_at = self._saved_at = time.monotonic()
+        self._budget_now = time.process_time if config.budget_clock == "processor" else time.monotonic
+        self.start()
         self._images, self._loss_sum, self._steps, self._wait_s = 0, 0.0, 0, 0.0
 
     def start(self) -> None:
         """Training begins, or goes on, now."""
-        self._last = self._logged_at = self._saved_at = time.monotonic()
+        self._logged_at = self._saved_at = time.monotonic()
+        self._last = self._budget_now()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -33,9 +35,16 @@ class Clock:
         yield
         self._wait_s += time.monotonic() - begin
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside, a validation or a checkpoint, is not taken from the budget."""
+        begin = self._budget_now()
+        yield
+        self._last += self._budget_now() - begin
+
     def count(self, images: int, loss: float) -> None:
         """A step is done."""
-        now = time.monotonic()
+        now = self._budget_now()
         self.train_s += now - self._last
         self._last = now
         self._images += images

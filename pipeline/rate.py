@@ -6,6 +6,9 @@ from irae import schedules
 from irae.schedules import PaperSchedule, PlannedSchedule, Schedule
 from pipeline.config import TrainConfig
 
+LEAST_PROGRESS = 1e-3
+"""The first steps know of no progress yet; with a rate of 0 they would be lost."""
+
 
 def make_schedule(config: TrainConfig) -> Schedule:
     """The schedule of `lr_schedule`, at the run's beginning."""
@@ -28,4 +31,6 @@ def rate_now(config: TrainConfig, schedule: Schedule, images_seen: int, time_sha
     warmup = 1.0
     if config.lr_warmup_images:
         warmup = min(1.0, (images_seen + config.global_batch) / config.lr_warmup_images)
+    if config.lr_warmup_share:
+        warmup = min(warmup, max(progress, LEAST_PROGRESS) / config.lr_warmup_share)
     return schedule.rate(progress) * warmup
