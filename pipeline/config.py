@@ -371,7 +371,10 @@ class EvaluateConfig:
     seed: int = 0
     """Decides the noise, with each image's key."""
     examples: int = 4
-    """Images of which clean, degraded and restored PNG files are kept."""
+    """The first so many images are kept as PNG files, clean, degraded and restored; besides them the one that was
+    restored best, the median and the worst. 0: none."""
+    keep: tuple[str, ...] = ()
+    """Keys of more images that are kept, such as those that another run restored best and worst."""
     out: str | None = None
     """URL where the results go. Default: evaluations/ in the run's folder."""
     dry_run: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -10,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,8 +108,8 @@ class Page:
         for kind in ("keyDown", "keyUp") * times:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
-    def touch(self, x: float, y: float) -> None:
-        """A mouse's click."""
+    def click(self, x: float, y: float) -> None:
+        """With the left button."""
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -119,14 +119,21 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
 
+def high_pipe() -> list[int]:
+    """A pipe whose two ends have numbers above 9."""
+    ends = os.pipe()
+    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return moved
+
+
 @contextmanager
 def browser() -> Iterator[Page]:
     """A fresh Chromium with one page."""
     assert CHROMIUM
-    # Chromium reads commands from descriptor 3 and answers on 4; ours are moved out of their way first.
-    read_command, write_command, read_answer, write_answer = (
-        fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for pipe in (os.pipe(), os.pipe()) for end in pipe
-    )
+    # Chromium reads commands from descriptor 3 and answers on 4.
+    (read_command, write_command), (read_answer, write_answer) = high_pipe(), high_pipe()
 
     def connect() -> None:
         os.dup2(read_command, 3)
@@ -146,11 +153,10 @@ def browser() -> Iterator[Page]:
         try:
             yield Page(write_command, read_answer)
         finally:
-            os.close(write_command)
-            os.killpg(process.pid, signal.SIGTERM)
+            os.close(write_command)  # which ends it
             try:
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            time.sleep(0.1)

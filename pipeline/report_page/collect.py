@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.storage import Storage, StorageError
+from pipeline.config import TrainConfig, train_config
 from pipeline.places import find_run, open_checked
 from pipeline.run import BEST, CONFIG, Run
+from pipeline.tasks import task_label
 
 EVALUATIONS, METRICS, PER_IMAGE = "evaluations", "metrics.json", "per_image.parquet"
 FIGURES = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")
@@ -68,6 +70,19 @@ class RunFacts:
     @property
     def system(self) -> str:
         return system_title(str(self.config.get("system", "irae")))
+
+    @property
+    def parsed(self) -> TrainConfig | None:
+        """The configuration; None when it is another version's."""
+        try:
+            return train_config(self.config)
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+    @property
+    def task(self) -> str:
+        """What it was trained for, as the evaluations name it."""
+        return task_label(self.parsed) if self.parsed else str(self.config.get("task", ""))
 
     @property
     def last(self) -> dict[str, Any]:
@@ -163,16 +178,6 @@ def task_title(label: str) -> str:
         if match := re.fullmatch(pattern, label):
             return title.format(*match.groups())
     return label
-
-
-def config_label(config: dict[str, Any]) -> str:
-    """What a run was trained for, as the evaluations name it."""
-    task, sigma = config.get("task", "noise"), config.get("sigma_255")
-    if task == "jpeg":
-        return f"jpeg{config.get('jpeg_quality')}"
-    if task == "inpaint":
-        return f"inpaint-{config.get('mask')}"
-    return f"noise{sigma:g}" if isinstance(sigma, int | float) else f"noise-{sigma}"
 
 
 def last_part(url: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
-from pipeline.config import TrainConfig, train_config
+from pipeline.config import TrainConfig
 from pipeline.presets import PRESETS
 from pipeline.report_page.collect import Evaluation, RunFacts
 
@@ -17,9 +18,8 @@ NOT_REPEATED = {"config", "preset", "data", "name", "out", "dry_run", "model"}
 def commands(run: RunFacts) -> list[str]:
     """Train the same again under another name, then evaluate that; empty when this version cannot read the
     configuration."""
-    try:
-        config = train_config(run.config)
-    except (ValueError, TypeError, AttributeError):
+    config = run.parsed
+    if config is None:
         return []
     again = f"{run.name}-again"
     found = [train_command(config, again)]
@@ -49,8 +49,8 @@ def option(name: str, value: Any) -> list[str]:
     return [f"--{dashed}", str(value)]
 
 
-def evaluate_command(evaluation: Evaluation, run: str, trained_on: str) -> str:
-    """`python -m pipeline.evaluate` as it was asked."""
+def evaluate_command(evaluation: Evaluation, run: str, trained_on: str, keep: Sequence[str] = ()) -> str:
+    """`python -m pipeline.evaluate` as it was asked, for any run; `keep`: keys of pictures to keep besides."""
     metrics = evaluation.metrics
     words = ["python", "-m", "pipeline.evaluate", "--run", run]
     if metrics["data"] != trained_on:
@@ -63,4 +63,6 @@ def evaluate_command(evaluation: Evaluation, run: str, trained_on: str) -> str:
     ):
         if metrics.get(key) not in (None, usual):
             words += [f"--{name}", str(metrics[key])]
+    if keep:
+        words += ["--keep", *keep]
     return shlex.join(words)

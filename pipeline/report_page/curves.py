@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report_page.collect import RunFacts, config_label, is_number, last_part, task_title
+from pipeline.report_page.collect import RunFacts, is_number, last_part, task_title
 from pipeline.report_page.plots import Line, Plot, draw, number
 
 ROUND_TRIP, CONDITION, SCALE = "round_trip_max_error", "condition_number_max", "coupling_scale_min"
@@ -35,7 +35,7 @@ class Inverses:
 def trainings(runs: Sequence[RunFacts]) -> list[Training]:
     groups: dict[tuple[str, str], list[RunFacts]] = {}
     for run in runs:
-        groups.setdefault((str(run.config.get("data")), config_label(run.config)), []).append(run)
+        groups.setdefault((str(run.config.get("data")), run.task), []).append(run)
     return [
         Training(
             f"{last_part(data)}, {task_title(label)}", members, [(run, ending(run)) for run in members], plots(members)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.examples import file_name
 from pipeline.report_page.collect import Evaluation, RunFacts
+from pipeline.report_page.commands import evaluate_command
 from pipeline.report_page.pictures import cut, data_uri, error_of, error_picture, read_picture, worst_place
 
 PICTURES = 24
@@ -84,8 +85,8 @@ class Gallery:
     studies: list[Study]
     largest_error: float
     """Where the colours of the error maps end, on [0, 1]."""
-    missing: list[tuple[RunFacts, list[str]]]
-    """Runs that keep no picture of some of the first one's best, median and worst images, and the keys."""
+    missing: list[tuple[RunFacts, list[str], str]]
+    """Runs that keep no picture of some of the first one's best, median and worst images, the keys, and what to do."""
 
 
 def make_gallery(members: Sequence[Member], ranked: Mapping[str, str]) -> Gallery:
@@ -101,7 +102,11 @@ def make_gallery(members: Sequence[Member], ranked: Mapping[str, str]) -> Galler
         [figure(key, ranks.get(key, []), pictures[key], members, largest) for key in complete[:PICTURES]],
         [study(key, ranks[key], pictures[key], members, largest) for key in ranks if key in pictures],
         largest,
-        [(run, keys) for run, evaluation in members if (keys := lacking(evaluation, ranks))],
+        [
+            (run, keys, evaluate_command(evaluation, run.url, str(run.config.get("data")), keys))
+            for run, evaluation in members
+            if (keys := lacking(evaluation, ranks))
+        ],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -31,6 +32,7 @@ def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str)
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shell"] = shlex.quote
     script = own_file("page.js")
     results = sections(runs)
     return environment.get_template("page.html").render(
