@@ -54,7 +54,7 @@ TABLE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs: irae and dncnn, evaluated on the same images; other, on other ones; new, not evaluated."""
+    """Runs: irae and arcnn, evaluated on the same images; other, on other ones; new, not evaluated."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IRAE_STORE", str(folder))
@@ -63,7 +63,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_dataset(str(folder / "data/other"), test=5)
         for name, changes in {
             "irae": {},
-            "dncnn": {"system": "dncnn-17"},
+            "arcnn": {"system": "arcnn"},
             "other": {"data": "other", "sigma_255": "blind"},
             "new": {"data": "other", "lr": 2e-3},
         }.items():
@@ -71,7 +71,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             train(dataclasses.replace(SMALL, **config))  # type: ignore[arg-type]
         evaluate(EvaluateConfig(run="irae", examples=2))
         seen = best_median_worst(read_run(str(folder / "runs/irae")).evaluations[0].images)
-        evaluate(EvaluateConfig(run="dncnn", examples=2, keep=tuple(seen.values())))
+        evaluate(EvaluateConfig(run="arcnn", examples=2, keep=tuple(seen.values())))
         evaluate(EvaluateConfig(run="other"))
     return folder
 
@@ -109,7 +109,7 @@ def check(page: Page, url: str, width: int) -> None:
 @pytest.mark.parametrize("width", [1280, 380])
 def test_pages_are_whole_and_ask_for_nothing(page: Page, width: int) -> None:
     Path("table.json").write_text(json.dumps(TABLE))
-    check(page, make_page("irae", "dncnn", "other", "new", table=(Path("table.json"),)), width)
+    check(page, make_page("irae", "arcnn", "other", "new", table=(Path("table.json"),)), width)
     assert page.evaluate("document.images.length") >= 2 * 4 * 2 + 3 * 2 * 4
     check(page, make_page("new"), width)
     text = page.evaluate("document.body.innerText")
@@ -119,7 +119,7 @@ def test_pages_are_whole_and_ask_for_nothing(page: Page, width: int) -> None:
 
 @needs_chromium
 def test_slider_moves_and_versions_are_chosen(page: Page) -> None:
-    page.open(make_page("irae", "dncnn"))
+    page.open(make_page("irae", "arcnn"))
     assert page.evaluate("document.querySelectorAll('.stage').length") >= 5, "two first, best, median, worst"
     clip = "getComputedStyle(document.querySelector('.stage img.left')).clipPath"
     assert page.evaluate("document.querySelectorAll('.stage img:not([hidden])').length") == 2 * page.evaluate(
@@ -134,6 +134,7 @@ def test_slider_moves_and_versions_are_chosen(page: Page) -> None:
     assert page.evaluate("document.activeElement.value") == "60"
     assert page.evaluate(clip) != before
     assert "60 % degraded" in page.evaluate("document.activeElement.getAttribute('aria-valuetext')")
+    page.evaluate("document.querySelector('.stage').scrollIntoView({block: 'center', behavior: 'instant'})")
     x, y, width = page.evaluate(
         "(b => [b.left, b.top + b.height / 2, b.width])(document.querySelector('.stage').getBoundingClientRect())"
     )
@@ -143,7 +144,7 @@ def test_slider_moves_and_versions_are_chosen(page: Page) -> None:
     page.evaluate(choose % ("clean", 0))
     page.evaluate(choose % ("restored-1", 1))
     shown = "[...document.querySelector('.stage').querySelectorAll('img:not([hidden])')].map(i => i.dataset.label)"
-    assert page.evaluate(shown) == ["clean", "DnCNN-17"]
+    assert page.evaluate(shown) == ["clean", "AR-CNN"]
     assert page.evaluate("document.querySelector('.tag-left').textContent") == "clean"
     assert page.errors() == []
 
@@ -163,7 +164,7 @@ def test_names_are_only_text(page: Page, store: Path, tmp_path: Path) -> None:
 
 
 def test_runs_of_the_same_images_are_compared_and_others_stand_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    make_page("irae", "dncnn", "other", "new", "irae")
+    make_page("irae", "arcnn", "other", "new", "irae")
     text = Path("report.html").read_text()
     assert text.count('id="results-') - text.count("-pictures") // 2 - text.count("-close") // 2 >= 2
     assert "new is not evaluated" in capsys.readouterr().out
@@ -171,16 +172,16 @@ def test_runs_of_the_same_images_are_compared_and_others_stand_apart(capsys: pyt
         assert heading in text
     for protocol in ("after clamping", "Wang 2004", "released code", "float32"):
         assert protocol in text
-    make_page("irae", "dncnn", "other", "new", "irae")
+    make_page("irae", "arcnn", "other", "new", "irae")
     assert Path("report.html").read_text() == text, "the same runs give the same bytes"
 
 
 def test_pictures_that_only_one_run_keeps(store: Path, tmp_path: Path) -> None:
-    shutil.copytree(store / "runs/dncnn", tmp_path / "dncnn")
+    shutil.copytree(store / "runs/arcnn", tmp_path / "arcnn")
     kept = best_median_worst(read_run("irae").evaluations[0].images)["worst"]
-    for file in tmp_path.glob(f"dncnn/evaluations/*/examples/{kept}-restored.png"):
+    for file in tmp_path.glob(f"arcnn/evaluations/*/examples/{kept}-restored.png"):
         file.unlink()
-    make_page("irae", f"{tmp_path}/dncnn")
+    make_page("irae", f"{tmp_path}/arcnn")
     assert f"--keep {kept}" in Path("report.html").read_text()
 
 
@@ -189,7 +190,7 @@ def test_the_command_trains_the_same_again(store: Path) -> None:
         dataclasses.replace(PRESETS["best"], data="/data set", name="x", flip=False, max_minutes=None, max_images=5),
         dataclasses.replace(PRESETS["paper"], data="s3://a/b", name="x", sigma_255="blind", remainder="drop"),
         dataclasses.replace(PRESETS["laptop"], data="d", name="x", task="jpeg", system="unet", simulate_nodes=True),
-        *(run.parsed for run in read_runs(["irae", "dncnn", "other"])),
+        *(run.parsed for run in read_runs(["irae", "arcnn", "other"])),
     ]
     for config in configs:
         assert config
@@ -205,7 +206,7 @@ def test_errors_are_sentences(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store / "runs/irae", tmp_path / "irae")
     (folder,) = (tmp_path / "irae/evaluations").iterdir()
     Path("none.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"(?s)none.json is no table.json.*title.*nothing is no run"):
+    with pytest.raises(ValueError, match=r"(?s)none.json is no table.json.*rows.*nothing is no run"):
         report(ReportConfig(runs=("irae", "./nothing"), table=(Path("none.json"),)))
     with pytest.raises(ValueError, match="cannot be read"):
         report(ReportConfig(runs=("irae",), table=(Path("absent.json"),)))
