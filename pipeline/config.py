@@ -371,7 +371,10 @@ class EvaluateConfig:
     seed: int = 0
     """Decides the noise, with each image's key."""
     examples: int = 4
-    """Images of which clean, degraded and restored PNG files are kept."""
+    """The first so many images are kept as PNG files, clean, degraded and restored; besides them the one that was
+    restored best, the median and the worst. 0: none."""
+    keep: tuple[str, ...] = ()
+    """Keys of more images that are kept, such as those that another run restored best and worst."""
     out: str | None = None
     """URL where the results go. Default: evaluations/ in the run's folder."""
     dry_run: bool = False
@@ -416,6 +419,25 @@ class RestoreConfig:
         if self.tile is not None and self.tile <= self.overlap:
             problems.append(f"--tile {self.tile} must be larger than --overlap {self.overlap}.")
         refuse(problems)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """One page on some runs: figures, curves, pictures with a slider, the inverse, how to repeat them.
+
+    Runs that were evaluated on the same images are compared with each other.
+    """
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """URLs or names of runs. Default: the only one below IRAE_STORE/runs; with --table, none."""
+    table: tuple[Path, ...] = ()
+    """table.json files of `pipeline.reproduce`, shown with the paper's figures beside."""
+    out: str = "report.html"
+    """Where the page goes: a file, or s3://bucket/name.html."""
+
+    def __post_init__(self) -> None:
+        if not self.out.endswith(".html"):
+            refuse([f"--out {self.out} must end in .html."])
 
 
 @dataclass(frozen=True)

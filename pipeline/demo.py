@@ -17,6 +17,7 @@ from pathlib import Path
 from pipeline.cli import guarded
 
 OUT = Path("runs/demo")
+STORE = "s3://irae"
 TRAIN_MINUTES = 3.0
 SIGMA_255 = 25
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
@@ -31,14 +32,14 @@ def main() -> None:
     begin = time.monotonic()
     server = LocalS3(Path(".local_s3"))
     server.start()
-    environment = {**os.environ, **server.env(), "IRAE_STORE": "s3://irae"}
+    os.environ |= {**server.env(), "IRAE_STORE": STORE}
     print(f"local S3 at {server.endpoint}; to use it yourself: " + 'eval "$(python -m infra.local_s3 env)"', flush=True)
     photographs = copy_photographs(OUT / "photographs")
     shutil.rmtree(OUT / "restored", ignore_errors=True)
 
     def run(command: str) -> None:
-        print(f"\n$ IRAE_STORE=s3://irae python -m {command}", flush=True)
-        result = subprocess.run([sys.executable, "-m", *shlex.split(command)], env=environment)
+        print(f"\n$ IRAE_STORE={STORE} python -m {command}", flush=True)
+        result = subprocess.run([sys.executable, "-m", *shlex.split(command)])
         if result.returncode:
             raise SystemExit(result.returncode)
 
@@ -48,13 +49,14 @@ def main() -> None:
         f"pipeline.train --preset laptop --data synthetic --name demo --workers-per-node 2 --sigma-255 {SIGMA_255} "
         f"--max-minutes {TRAIN_MINUTES:g}"
     )
-    run(f"pipeline.evaluate --run demo --data folder --examples 99 --out {OUT.absolute()}/evaluation")
-    results = next((OUT / "evaluation").iterdir())
+    run("pipeline.evaluate --run demo --data folder --examples 99")
+    results = fetch_evaluation(OUT / "evaluation")
     noisy = OUT / "noisy"
     collect(results / "examples", "degraded", noisy)
     run(f"pipeline.restore {noisy} {OUT}/restored --run demo")
     shutil.copy(results / "metrics.json", OUT / "metrics.json")
     draw_triples(results / "examples", OUT / "restored", OUT / "demo.png")
+    run(f"pipeline.report demo --out {OUT}/report.html")
     conclude(time.monotonic() - begin)
 
 
@@ -67,6 +69,18 @@ def copy_photographs(folder: Path) -> Path:
     for name in PHOTOGRAPHS:
         shutil.copy(Path(skimage.__file__).parent / "data" / name, folder / name)
     return folder
+
+
+def fetch_evaluation(target: Path) -> Path:
+    """Copy what was found of the photographs from the run's folder; where it lies now."""
+    from infra.storage import open_storage
+
+    shutil.rmtree(target, ignore_errors=True)
+    store = open_storage(f"{STORE}/runs/demo/evaluations")
+    (name,) = (name for name in store.folders() if name.startswith("folder-"))
+    for entry in store.list(f"{name}/"):
+        store.get_file(entry.name, target / entry.name)
+    return target / name
 
 
 def collect(examples: Path, kind: str, target: Path) -> None:
@@ -104,12 +118,13 @@ def conclude(elapsed_s: float) -> None:
     gain_db = metrics["psnr_db_restored"] - metrics["psnr_db_degraded"]
     print(f"\nDone in {elapsed_s / 60:.1f} minutes: +{gain_db:.2f} dB on photographs that the network never saw.")
     for path, what in (
+        ("report.html", "the page to open: figures, pictures with a slider, curves, how to repeat it"),
         ("demo.png", "clean, noisy and restored side by side"),
         ("metrics.json", "the figures, with the protocol that they belong to"),
         ("restored/", "what pipeline.restore made of noisy/"),
     ):
         print(f"  {OUT / path}: {what}")
-    print("  s3://irae/runs/demo: the run (checkpoints, metrics.parquet, tensorboard/), s3://irae/data: the data sets")
+    print(f"  {STORE}/runs/demo: the run (checkpoints, metrics.parquet, tensorboard/), {STORE}/data: the data sets")
     print("The S3 server goes on running; stop it with `python -m infra.local_s3 stop`.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from pipeline.tasks import missing_fields, task_label, task_text
 
 if TYPE_CHECKING:
     from infra.storage import Storage
+    from pipeline.measure import Measured
     from pipeline.trained import Trained
     from sharding import Dataset
 
@@ -68,10 +69,12 @@ def prepare(config: EvaluateConfig) -> Evaluation:
     if config.sigma_255 is not None:
         task = dataclasses.replace(task, sigma_255=config.sigma_255)
     problems = missing_fields(task, dataset.store.url, dataset.fields)
-    if not dataset.split_sizes.get(config.split):
-        problems.append(f"the data set {dataset.store.url} has no {config.split} images; choose another --split.")
     if config.sigma_255 is not None and task.task != "noise":
         problems.append(f"--sigma-255 is for runs that restore noise, but {trained.url} restores {task_text(task)}.")
+    if not dataset.split_sizes.get(config.split):
+        problems.append(f"the data set {dataset.store.url} has no {config.split} images; choose another --split.")
+    elif unknown := sorted({*config.keep} - {*dataset.split(config.split).keys}):
+        problems.append(f"--keep: {dataset.store.url} has no {config.split} image {', '.join(unknown)}; name its keys.")
     if problems:
         raise ValueError("\n".join(problems))
     out = open_storage(config.out) if config.out else trained.run.store.at("evaluations")
@@ -82,29 +85,19 @@ def prepare(config: EvaluateConfig) -> Evaluation:
 
 def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Measure, keep metrics.json, per_image.parquet and examples in the folder; returns what metrics.json holds."""
-    from pipeline.measure import means, measure, save_example, table_bytes
+    from pipeline.measure import means, table_bytes
 
-    config, out = evaluation.config, evaluation.out
+    out = evaluation.out
     say(describe(evaluation))
-    parts = measure(
-        evaluation.trained,
-        evaluation.dataset,
-        config.split,
-        evaluation.task,
-        bits=evaluation.bits,
-        seed=config.seed,
-        batch=config.batch,
-    )
     rows: list[dict[str, Any]] = []
     speeds: list[tuple[int, float]] = []
     with ProgressLine("evaluating", evaluation.images, "images") as line:
-        for part in parts:
-            for example in part.examples[: max(0, config.examples - len(rows))]:
-                save_example(out, example)
+        for part in measured(evaluation):
             rows.extend(part.rows)
             speeds.append((len(part.rows), part.restore_s))
             line.update(len(rows))
     metrics = {**means(rows), **protocol(evaluation), "images_per_sec": rate(speeds)}
+    keep_examples(evaluation, rows)
     out.put("per_image.parquet", table_bytes(rows))
     out.put("metrics.json", json.dumps(metrics, indent=1).encode())
     say(table(metrics))
@@ -113,6 +106,40 @@ def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict
         say(f"exact inverse: the degraded image comes back with an error of at most {error:.1e}")
     say(f"figures and examples are in {out.url}")
     return metrics
+
+
+def measured(evaluation: Evaluation, images: Sequence[int] | None = None) -> Iterator[Measured]:
+    """Batch by batch: all images of the split, or these."""
+    from pipeline.measure import measure
+
+    return measure(
+        evaluation.trained,
+        evaluation.dataset,
+        evaluation.config.split,
+        evaluation.task,
+        bits=evaluation.bits,
+        seed=evaluation.config.seed,
+        batch=evaluation.config.batch,
+        images=images,
+    )
+
+
+def keep_examples(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
+    """Restore once more what is to be seen, and leave no other pictures in the folder."""
+    from pipeline.examples import FOLDER, KINDS, best_median_worst, file_name
+    from pipeline.measure import save_example
+
+    config, out = evaluation.config, evaluation.out
+    first = [row["key"] for row in rows[: config.examples]]
+    keys = dict.fromkeys([*first, *(best_median_worst(rows).values() if first else ()), *config.keep])
+    places = {row["key"]: place for place, row in enumerate(rows)}
+    for part in measured(evaluation, sorted(places[key] for key in keys)) if keys else ():
+        for example in part.examples:
+            save_example(out, example)
+    kept = {file_name(key, kind) for key in keys for kind in KINDS}
+    for entry in out.list(f"{FOLDER}/"):
+        if entry.name not in kept:
+            out.delete(entry.name)
 
 
 def describe(evaluation: Evaluation) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,11 @@ from infra.storage import Storage
 from irae.metrics import psnr_db, ssim, ssim_released
 from irae.model import IRAE
 from pipeline.config import TrainConfig, cache_folder
+from pipeline.examples import KINDS, file_name
 from pipeline.pairs import Pairs, make_pairs
 from pipeline.tasks import stored_fields
 from pipeline.trained import Trained
 from sharding import Dataset, ShardReader
-
-KINDS = ("clean", "degraded", "restored")
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,19 @@ class Measured:
 
 
 def measure(
-    trained: Trained, dataset: Dataset, split: str, task: TrainConfig, *, bits: int, seed: int, batch: int
+    trained: Trained,
+    dataset: Dataset,
+    split: str,
+    task: TrainConfig,
+    *,
+    bits: int,
+    seed: int,
+    batch: int,
+    images: Sequence[int] | None = None,
 ) -> Iterator[Measured]:
-    """Each batch of the split, in its order."""
+    """Each batch of the split, in its order; of these images of it, if they are given."""
     reader = ShardReader(dataset, split, cache_folder(), fields=stored_fields(task))
-    indices = np.arange(len(reader))
+    indices = np.arange(len(reader)) if images is None else np.array(images)
     for found in reader.batches(indices[i : i + batch] for i in range(0, len(indices), batch)):
         with torch.inference_mode():
             epochs = [0] * len(found.keys)
@@ -107,7 +114,7 @@ def save_example(out: Storage, example: Example) -> None:
     for name in KINDS:
         sink = io.BytesIO()
         Image.fromarray(getattr(example, name)).save(sink, "PNG")
-        out.put(f"examples/{example.key.replace('/', '_')}-{name}.png", sink.getvalue())
+        out.put(file_name(example.key, name), sink.getvalue())
 
 
 def table_bytes(rows: list[dict[str, Any]]) -> bytes:

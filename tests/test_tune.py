@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+from browser import browse, needs_chromium
 from datasets import make_dataset
 
 from infra.storage import open_storage
@@ -30,7 +30,6 @@ from pipeline.train import read_config
 TRIALS = 5
 SMALL = ("--width", "8", "--global-batch", "8", "--precision", "float32", "--max-images", "240", "--K-range", "1", "3")
 SEARCHING = ("tune", "--name", "small", "--trials", str(TRIALS), *SMALL)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def start(*arguments: str, log: Path) -> subprocess.Popen[str]:
@@ -146,22 +145,7 @@ def dashboard(*arguments: str, log: Path) -> Iterator[str]:
         assert process.wait() == 130
 
 
-def browse(*arguments: str) -> str:
-    """What headless Chromium makes of a page."""
-    assert CHROMIUM
-    options = (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=10000",
-        "--window-size=1400,1000",
-    )
-    return subprocess.run(
-        [CHROMIUM, *options, *arguments], capture_output=True, text=True, check=True, timeout=120
-    ).stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian, Ubuntu: apt-get install chromium)")
+@needs_chromium
 def test_the_dashboard_shows_trials_and_a_plot(home: Home, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

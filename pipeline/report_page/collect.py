@@ -1,0 +1,189 @@
+"""What the runs' folders hold: configuration, curves, evaluations. Everything in them is checked before it is used."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.storage import Storage, StorageError
+from pipeline.config import TrainConfig, train_config
+from pipeline.places import find_run, open_checked
+from pipeline.run import BEST, CONFIG, Run
+from pipeline.tasks import task_label
+
+EVALUATIONS, METRICS, PER_IMAGE = "evaluations", "metrics.json", "per_image.parquet"
+FIGURES = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")
+TEXTS = ("data", "split", "psnr", "ssim", "label")
+TITLES = {"irae": "IRAE", "dncnn": "DnCNN", "ffdnet": "FFDNet", "unet": "U-Net", "arcnn": "AR-CNN"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One folder below a run's evaluations/."""
+
+    store: Storage
+    metrics: dict[str, Any]
+    images: list[dict[str, Any]]
+    """Rows of per_image.parquet: key, psnr_db_restored, ..."""
+    pictures: frozenset[str]
+    """Names of the example files."""
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """Evaluations with the same can be compared, image by image."""
+        names = ("dataset_sha256", "data", "split", "label", "sigma_255", "protocol", "image_size", "noise_seed")
+        first, *others = (json.dumps(self.metrics.get(name)) for name in names)
+        return (first, *(others[1:] if first != "null" else others))
+
+    def image(self, key: str) -> dict[str, Any]:
+        """Figures of one image."""
+        return next((row for row in self.images if row["key"] == key), {"psnr_db_restored": float("nan")})
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run, as its folder tells it."""
+
+    url: str
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    """Of metrics.parquet, by images seen."""
+    best: dict[str, Any]
+    evaluations: list[Evaluation]
+    color: int = 0
+    """The same everywhere on the page."""
+    label: str = field(default="")
+    """The shortest name that no other run on the page has."""
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name") or self.url.rstrip("/").rpartition("/")[2])
+
+    @property
+    def system(self) -> str:
+        return system_title(str(self.config.get("system", "irae")))
+
+    @property
+    def parsed(self) -> TrainConfig | None:
+        """The configuration; None when it is another version's."""
+        try:
+            return train_config(self.config)
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+    @property
+    def task(self) -> str:
+        """What it was trained for, as the evaluations name it."""
+        return task_label(self.parsed) if self.parsed else str(self.config.get("task", ""))
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest value of each figure."""
+        found: dict[str, Any] = {}
+        for row in self.rows:
+            found |= {name: value for name, value in row.items() if value is not None}
+        return found
+
+
+def read_runs(places: Sequence[str | None]) -> list[RunFacts]:
+    """The runs (URLs or names; None: the only one), each once. ValueError, with all problems, for what is no run."""
+    found: dict[str, RunFacts] = {}
+    problems = []
+    for place in places:
+        try:
+            facts = read_run(place)
+            found.setdefault(facts.url, facts)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    runs = list(found.values())
+    for attribute in ("system", "name", "url"):
+        labels = [getattr(run, attribute) for run in runs]
+        if len(set(labels)) == len(labels):
+            break
+    return [
+        RunFacts(run.url, run.config, run.rows, run.best, run.evaluations, color, label)
+        for color, (run, label) in enumerate(zip(runs, labels, strict=True))
+    ]
+
+
+def read_run(place: str | None) -> RunFacts:
+    """One run. ValueError when there is none, or when a file of it is damaged."""
+    run = Run(open_checked(find_run(place)))
+    try:
+        config = run.read_json(CONFIG)
+        best = run.read_json(BEST)
+        rows = run.read_metrics(until_images=sys.maxsize)
+    except StorageError:
+        raise
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise ValueError(f"the run {run.store.url} has a damaged file ({one_line(error)}); restore it.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{run.store.url} is no run: it has no {CONFIG}; name another one.")
+    evaluations = [read_evaluation(run.store.at(EVALUATIONS, name)) for name in run.store.folders(EVALUATIONS)]
+    return RunFacts(run.store.url, config, rows, best or {}, [e for e in evaluations if e])
+
+
+def read_evaluation(store: Storage) -> Evaluation | None:
+    """None for a folder without metrics.json, which is written last. ValueError for one that is damaged."""
+    try:
+        metrics = json.loads(store.get(METRICS))
+        images = pq.read_table(io.BytesIO(store.get(PER_IMAGE))).to_pylist()
+        missing = [name for name in FIGURES if not isinstance(metrics.get(name), int | float)]
+        missing += [name for name in TEXTS if not isinstance(metrics.get(name), str)]
+        for name, kind in (("key", str), ("psnr_db_restored", float)):
+            if not images or not all(isinstance(row.get(name), kind) for row in images):
+                missing.append(f"{name} of each image")
+        if missing:
+            raise ValueError(f"no {', '.join(missing)}")
+    except FileNotFoundError:
+        return None
+    except StorageError:
+        raise
+    except (pa.ArrowException, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"the evaluation {store.url} is damaged, or another version's ({one_line(error)}); delete it, or make it "
+            "again with `python -m pipeline.evaluate`."
+        ) from None
+    return Evaluation(store, metrics, images, frozenset(entry.name for entry in store.list("examples/")))
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def system_title(system: str) -> str:
+    """As the papers write it: dncnn-17 -> DnCNN-17."""
+    name, dash, rest = system.partition("-")
+    return TITLES.get(name, name) + dash + rest
+
+
+def task_title(label: str) -> str:
+    """noise25 -> denoising σ = 25, with spaces that do not break."""
+    for pattern, title in (
+        (r"noise-blind", "blind denoising"),
+        (r"noise([\d.]+)", "denoising σ\u00a0=\u00a0{}"),
+        (r"jpeg(\d+)", "JPEG quality\u00a0{}"),
+        (r"inpaint-(\w+)", "inpainting, {}"),
+    ):
+        if match := re.fullmatch(pattern, label):
+            return title.format(*match.groups())
+    return label
+
+
+def last_part(url: str) -> str:
+    """A data set's or run's own name."""
+    return url.rstrip("/").rpartition("/")[2]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
