@@ -1,4 +1,4 @@
-"""python -m pipeline.reproduce: the paper's tables, trained and evaluated here, next to the paper's numbers; its claim."""
+"""python -m pipeline.reproduce: the paper's tables, trained and evaluated here, beside the paper's numbers."""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ def caveats_of(config: ReproduceConfig, results: Sequence[Result]) -> list[str]:
 def budget_caveats(config: ReproduceConfig, done: Sequence[Result]) -> list[str]:
     """How long was trained, and by which recipe."""
     trained = done[0].trained
-    where = f"precision of training {trained['precision']}, on {'a GPU' if trained['device'] == 'cuda' else 'a processor'}"
+    where = (
+        f"precision of training {trained['precision']}, on {'a GPU' if trained['device'] == 'cuda' else 'a processor'}"
+    )
     if Budget.parse(config.budget).is_full:
         return [f"Trained by the paper's schedule, alike for all systems; {where}."]
     images = [result.trained["images"] for result in done]
@@ -110,7 +112,9 @@ def statistics_caveats(config: ReproduceConfig, done: Sequence[Result]) -> list[
     if len(config.seeds) == 1:
         text = f"One seed ({config.seeds[0]}): the intervals are over the test images alone, not over trainings."
     else:
-        text = f"{len(config.seeds)} seeds: the intervals are over test images and seeds; so few seeds make them narrow."
+        text = (
+            f"{len(config.seeds)} seeds: the intervals are over test images and seeds; so few seeds make them narrow."
+        )
     return [
         text + ' "Ours uncertain": the difference of two neighbours in the order, image by image, may be 0 (95 %).',
     ]

@@ -90,9 +90,7 @@ def _cell(config: ReproduceConfig, name: str, dataset: Dataset, wanted: TrainCon
     return Cell(name, source, place, dataset.split_sizes["train"], split, config.protocol, config.test_images)
 
 
-def train_config_of(
-    config: ReproduceConfig, dataset: Dataset, label: str, system: str, seed: int
-) -> TrainConfig:
+def train_config_of(config: ReproduceConfig, dataset: Dataset, label: str, system: str, seed: int) -> TrainConfig:
     """How this system is trained for this row: one recipe for all, but for the rate."""
     base = dataclasses.replace(
         PRESETS["standard"], data=dataset.store.url, system=system, seed=seed, ray=False, **_task(label)
@@ -136,7 +134,11 @@ def _paper_recipe(config: ReproduceConfig, label: str, train_images: int) -> dic
     """The paper's schedule; for inpainting, of which it says nothing, the released code's length and rate."""
     if label.startswith("inpaint"):
         images = paper.INPAINT_EPOCHS * train_images
-        return {"global_batch": config.global_batch or paper.INPAINT_BATCH, "lr": paper.INPAINT_LR, "max_images": images}
+        return {
+            "global_batch": config.global_batch or paper.INPAINT_BATCH,
+            "lr": paper.INPAINT_LR,
+            "max_images": images,
+        }
     return {"global_batch": config.global_batch or paper.BATCH}
 
 

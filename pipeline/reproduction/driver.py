@@ -10,10 +10,12 @@ from pipeline.reproduction.cells import Cell
 from pipeline.reproduction.run_cell import Result, run_cell
 
 Show = Callable[[Result], None]
+Work = Callable[..., Result]
+"""(cell, threads=...) -> its result; raises nothing."""
 
 
-def run_all(cells: Sequence[Cell], use_ray: bool) -> list[Result]:
-    """The result of each cell, in their order."""
+def run_all(cells: Sequence[Cell], use_ray: bool, work: Work = run_cell) -> list[Result]:
+    """What `work` makes of each cell, in their order."""
     results: dict[str, Result] = {}
     with ProgressLine("reproducing", len(cells), "cells") as line:
 
@@ -23,10 +25,10 @@ def run_all(cells: Sequence[Cell], use_ray: bool) -> list[Result]:
             line.update(len(results))
 
         if use_ray:
-            run_with_ray(cells, show)
+            run_with_ray(cells, show, work)
         else:
             for cell in cells:
-                show(run_cell(cell))
+                show(work(cell))
     return [results[cell.name] for cell in cells]
 
 
@@ -41,7 +43,7 @@ def describe(result: Result) -> str:
     )
 
 
-def run_with_ray(cells: Sequence[Cell], show: Show) -> None:
+def run_with_ray(cells: Sequence[Cell], show: Show, work: Work) -> None:
     """As many at once as the machines hold: a GPU each where there are any, else a processor each, with one thread."""
     from infra.cluster import connected
 
@@ -51,8 +53,8 @@ def run_with_ray(cells: Sequence[Cell], show: Show) -> None:
 
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
         resources = {"num_gpus": 1, "num_cpus": 1} if has_gpu else {"num_cpus": 1}
-        task = ray.remote(**resources)(run_cell)
-        waiting = {task.remote(cell, 0 if has_gpu else 1): cell for cell in cells}
+        task = ray.remote(**resources)(_in_task)
+        waiting = {task.remote(work, cell, None if has_gpu else 1): cell for cell in cells}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), timeout=None)
             cell = waiting.pop(done)
@@ -63,3 +65,7 @@ def run_with_ray(cells: Sequence[Cell], show: Show) -> None:
                     raise
                 result = Result(cell, error=f"its worker was lost ({str(error).strip().splitlines()[0]})")
             show(result)
+
+
+def _in_task(work: Work, cell: Cell, threads: int | None) -> Result:
+    return work(cell, threads=threads)

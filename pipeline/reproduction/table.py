@@ -30,8 +30,11 @@ def table_of(config: ReproduceConfig, results: Sequence[Result]) -> dict[str, An
     groups = grouped(results)
     rows = [row_of(config.table, group) for group in groups]
     for dataset, source, label in dict.fromkeys((r.cell.dataset, r.cell.source, r.cell.label) for r in results):
-        rows += [not_here(config.table, dataset, source, label, system) for system in paper.SYSTEMS[config.table]
-                 if system in NOT_HERE]
+        rows += [
+            not_here(config.table, dataset, source, label, system)
+            for system in paper.SYSTEMS[config.table]
+            if system in NOT_HERE
+        ]
     agrees, certain = orders(config.table, groups)
     return {
         "table": config.table,
@@ -140,7 +143,10 @@ def parquet_bytes(rows: Sequence[Row]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"seeds": pa.list_(pa.int64()), **dict.fromkeys(("parameters", "trained_images", "test_images"), pa.int64())}
+    types = {
+        "seeds": pa.list_(pa.int64()),
+        **dict.fromkeys(("parameters", "trained_images", "test_images"), pa.int64()),
+    }
     types |= dict.fromkeys(("dataset", "task_label", "system", "run", "error"), pa.string())
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in rows[0]])
     sink = io.BytesIO()
