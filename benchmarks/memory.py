@@ -1,7 +1,8 @@
 """python -m benchmarks.memory: peak memory and time of a training step, ordinary and reversible, over K.
 
-Memory is measured in a process of its own for each case: the largest resident size during the steps, above that just
-before them. Times are taken in one process, alternating.
+Memory is measured in processes of their own, three for each case, of which the median counts: the largest resident size
+during the steps, above that just before them, which the heap's luck moves by a tenth. Times are taken in one process,
+alternating.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from irae.model import IRAE, on_device
 BATCH, SIDE, WIDTH = 32, 64, 64
 DEPTHS = (16, 64)
 REPEATS = 5
+PROCESSES = 3
 
 
 def make_step(K: int, reversible: bool):  # type: ignore[no-untyped-def]
@@ -58,9 +60,10 @@ def measure_memory(K: int, reversible: bool) -> float:
 
 
 def memory_of(K: int, reversible: bool) -> float:
-    """`measure_memory` in a process of its own."""
+    """Median of `measure_memory` in three processes."""
     command = [sys.executable, "-m", "benchmarks.memory", str(K), str(int(reversible))]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    runs = (subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(PROCESSES))
+    return statistics.median(float(run.stdout) for run in runs)
 
 
 def time_ratio(K: int) -> float:

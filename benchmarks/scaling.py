@@ -26,6 +26,7 @@ from irae.config import IRAEConfig
 from irae.degradations import awgn
 from irae.model import IRAE, on_device
 from pipeline.distributed import FlatGradients, Team, use_threads
+from pipeline.pairs import Pairs
 from pipeline.step import autocast, resolve_precision, train_step
 
 WORKERS, SIDE, SIGMA_255 = 2, 64, 25.0
@@ -53,7 +54,7 @@ class Worker:
             self.model,
             self.optimizer,
             self.gradients,
-            (self.clean[share], self.noisy[share]),
+            Pairs(self.clean[share], self.noisy[share]),
             team,
             global_batch=self.batch,
             micro_batch=self.batch,
@@ -120,10 +121,10 @@ def summary(rates: dict[str, list[float]], options: argparse.Namespace) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Two workers against one.")
-    parser.add_argument("--K", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=32, help="images of a global batch")
-    parser.add_argument("--steps", type=int, default=4, help="of each way in a round")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--K", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=100, help="images of a global batch")
+    parser.add_argument("--steps", type=int, default=1, help="of each way in a round")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="irae-scaling-") as folder:

@@ -10,16 +10,29 @@ import torch
 from torch import Tensor, nn
 
 
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """What batch normalisation keeps of the batches that it has seen, by name; empty for a model without it."""
+    names = (
+        f"{name}.{buffer}"
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.BatchNorm2d)
+        for buffer in ("running_mean", "running_var")
+    )
+    buffers = dict(model.named_buffers())
+    return {name: buffers[name] for name in names}
+
+
 class WeightAverage:
     """Average of the parameters over about the last `horizon_images` images; over all, as long as there were fewer.
 
     `horizon_share` instead: over about this share of the images so far, for runs of which nobody knows how many images
-    they will see (as in Karras et al. 2024, arXiv 2312.02696, whose profile is a power of the run's length).
+    they will see (as in Karras et al. 2024, arXiv 2312.02696, whose profile is a power of the run's length). Running
+    statistics of batch normalisation are averaged with them: those of one moment would not fit.
     """
 
     def __init__(self, model: nn.Module, horizon_images: float, horizon_share: float = 0.0) -> None:
         self.horizon_images, self.horizon_share = horizon_images, horizon_share
-        self._weights = dict(model.named_parameters())
+        self._weights = {**dict(model.named_parameters()), **running_statistics(model)}
         self._average = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
     @torch.no_grad()
@@ -41,7 +54,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, average: Mapping[str, Tensor]) -> None:
-        """Go on from saved averages, by the parameters' names."""
+        """Go on from saved averages, by their names."""
         for name, tensor in self._average.items():
             tensor.copy_(average[name])
 

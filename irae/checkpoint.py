@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,41 +15,46 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from irae.config import IRAEConfig
-from irae.model import IRAE
+from irae.restorer import Restorer
+from irae.systems import SYSTEMS, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def model_to_files(model: IRAE) -> dict[str, bytes]:
+def model_to_files(model: Restorer) -> dict[str, bytes]:
     """The model's two files by name."""
-    config = {"architecture": "irae", **model.config.to_json()}
+    config = {"system": model.system, **(model.config.to_json() if model.config else {})}
     return {WEIGHTS: tensors_to_bytes(model.state_dict()), CONFIG: json.dumps(config, indent=2).encode()}
 
 
-def model_from_files(files: Mapping[str, bytes]) -> IRAE:
+def model_from_files(files: Mapping[str, bytes]) -> Restorer:
     """The model that `model_to_files` wrote. ValueError when the files are not those of such a model."""
-    model = IRAE(config_from_bytes(files[CONFIG]))
+    config = config_from_bytes(files[CONFIG])
+    model = build(config.pop("system"), IRAEConfig(**config))
     load_weights(model, files)
     return model
 
 
-def config_from_bytes(data: bytes) -> IRAEConfig:
-    """Read config.json."""
+def config_from_bytes(data: bytes) -> dict[str, Any]:
+    """Read config.json: the system's name, and what was chosen of it. ValueError when there is no such system."""
     values = json.loads(data)
-    architecture = values.pop("architecture", None)
-    if architecture != "irae":
-        raise ValueError(f"config.json describes the architecture {architecture!r}, not 'irae'.")
-    return IRAEConfig(**values)
+    system = values.pop("system", None) or values.pop("architecture", None)
+    if system not in SYSTEMS:
+        raise ValueError(f"config.json describes the system {system!r}, which is none of {', '.join(SYSTEMS)}.")
+    return {"system": system, **values}
 
 
-def load_weights(model: IRAE, files: Mapping[str, bytes]) -> None:
+def load_weights(model: Restorer, files: Mapping[str, bytes]) -> None:
     """Load a checkpoint's weights into `model`. ValueError, naming what differs, when it is of another architecture."""
-    ours, theirs = model.config.to_json(), config_from_bytes(files[CONFIG]).to_json()
-    differing = [f"{k} is {theirs[k]} there and {ours[k]} here" for k in ours if ours[k] != theirs[k] and k != "start"]
-    if differing:
-        raise ValueError(f"the checkpoint is of another architecture: {', '.join(differing)}.")
-    tensors = bytes_to_tensors(files[WEIGHTS])
-    result = model.load_state_dict(tensors, strict=False)
+    ours = {"system": model.system, **(model.config.to_json() if model.config else {})}
+    theirs = config_from_bytes(files[CONFIG])
+    names = [name for name in {**ours, **theirs} if name != "start" and ours.get(name) != theirs.get(name)]
+    if "system" in names:
+        names = ["system"]
+    if names:
+        differing = ", ".join(f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in names)
+        raise ValueError(f"the checkpoint is of another architecture: {differing}.")
+    result = model.load_state_dict(bytes_to_tensors(files[WEIGHTS]), strict=False)
     if result.missing_keys or result.unexpected_keys:
         raise ValueError(
             f"{WEIGHTS} does not belong to its {CONFIG}: {len(result.missing_keys)} tensors are missing, "

@@ -10,6 +10,7 @@ Sources: Glow, Kingma & Dhariwal 2018 (sections 3.1 to 3.3); Liu et al. 2020, ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -126,7 +127,8 @@ class LUConv1x1(Conv1x1):
         lower, upper = stacked(layers, "lower").tril(-1), stacked(layers, "upper").triu(1)
         diagonal = torch.diag_embed(stacked(layers, "diagonal_sign") * stacked(layers, "log_diagonal").exp())
         unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-        return stacked(layers, "permutation") @ (lower + unit) @ (upper + diagonal)
+        with no_autocast(lower):
+            return stacked(layers, "permutation") @ (lower + unit) @ (upper + diagonal)
 
     def log_abs_det(self) -> Tensor:
         return self.log_diagonal.sum()
@@ -393,13 +395,13 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     The image itself never passes through bfloat16: only the couplings' nets do, whose rounding the inverse repeats.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         return F.conv2d(x, weight[:, :, None, None].to(x.dtype), bias if bias is None else bias.to(x.dtype))
 
 
 def exact_inverse(matrix: Tensor) -> Tensor:
     """Inverse of (..., c, c), computed in float64, in the precision of the input."""
-    with torch.autocast(matrix.device.type, enabled=False):
+    with no_autocast(matrix):
         return torch.linalg.inv(matrix.double()).to(matrix.dtype)
 
 
@@ -411,12 +413,18 @@ def inverted(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 def times(matrix: Tensor, vector: Tensor) -> Tensor:
     """(..., c, c) times (..., c) -> (..., c)."""
-    return (matrix @ vector[..., None])[..., 0]
+    with no_autocast(vector):
+        return (matrix @ vector[..., None])[..., 0]
 
 
 def stacked(modules: Sequence[nn.Module], name: str) -> Tensor:
     """One tensor of each module, stacked along a new first axis."""
     return torch.stack([getattr(module, name) for module in modules])
+
+
+def no_autocast(tensor: Tensor) -> AbstractContextManager:
+    """What is computed inside keeps the tensors' own precision: products of matrices would lose theirs to bfloat16."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def in_autocast(tensor: Tensor) -> Tensor:

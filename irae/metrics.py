@@ -6,13 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+RELEASED_WINDOW, RELEASED_RANGE = 3, 2.0
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 
 
-def psnr_db(restored: Tensor, clean: Tensor) -> Tensor:
-    """10 log10(1 / MSE) of each image, the restoration clamped to [0, 1]: float64 (B,), inf where they are equal."""
-    difference = restored.clamp(0, 1).double() - clean.double()
-    return -10 * torch.log10(difference.square().mean(dim=(1, 2, 3)))
+def psnr_db(restored: Tensor, clean: Tensor, where: Tensor | None = None) -> Tensor:
+    """10 log10(1 / MSE) of each image, the restoration clamped to [0, 1]: float64 (B,), inf where they are equal.
+
+    where: bool (B, 1, H, W), the pixels that count; default: all.
+    """
+    squares = (restored.clamp(0, 1).double() - clean.double()).square().mean(dim=1, keepdim=True)
+    counted = torch.ones_like(squares) if where is None else where.double()
+    return -10 * torch.log10((squares * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3)))
 
 
 def ssim(restored: Tensor, clean: Tensor) -> Tensor:
@@ -28,8 +33,36 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
     var_x = _blur(x * x) - mean_x.square()
     var_y = _blur(y * y) - mean_y.square()
     covariance = _blur(x * y) - mean_x * mean_y
-    c1, c2 = SSIM_K1**2, SSIM_K2**2
-    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return _similarity(mean_x, mean_y, var_x, var_y, covariance, 1.0)
+
+
+def ssim_released(restored: Tensor, clean: Tensor) -> Tensor:
+    """SSIM as the released code of IRAE computes it, float64 (B,); much higher than `ssim`, not to be compared with it.
+
+    scikit-image's with a uniform window of 3, sample covariances and "multichannel" on arrays (C, H, W): the window
+    spans channels and rows, each column counts as a channel, and the data range is the 2 that floats default to.
+    ValueError when the height is below 3.
+    """
+    if clean.shape[-2] < RELEASED_WINDOW:
+        raise ValueError(f"SSIM needs a height of at least {RELEASED_WINDOW} px, but the image has {clean.shape[-2]}.")
+    # (B, C, H, W) -> (B, W, C, H): a window over the last two, at every place where it fits.
+    x, y = (images.double().permute(0, 3, 1, 2) for images in (restored.clamp(0, 1), clean))
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, RELEASED_WINDOW, stride=1)
+
+    mean_x, mean_y, count = mean(x), mean(y), RELEASED_WINDOW**2
+    unbiased = count / (count - 1)
+    var_x = unbiased * (mean(x * x) - mean_x.square())
+    var_y = unbiased * (mean(y * y) - mean_y.square())
+    covariance = unbiased * (mean(x * y) - mean_x * mean_y)
+    return _similarity(mean_x, mean_y, var_x, var_y, covariance, RELEASED_RANGE)
+
+
+def _similarity(mean_x: Tensor, mean_y: Tensor, var_x: Tensor, var_y: Tensor, cov: Tensor, data_range: float) -> Tensor:
+    """Wang et al. 2004, equation 13, its mean over each image."""
+    c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
+    numerator = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
     denominator = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
     return (numerator / denominator).mean(dim=(1, 2, 3))
 

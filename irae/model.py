@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irae.config import IRAEConfig
-from irae.flow import FlowStep, StepShape
+from irae.flow import FlowStep, StepShape, squeeze
 from irae.levels import Codes, Flow, GenerativeFlow
+from irae.restorer import Restorer, Sigma255
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-class IRAE(nn.Module):
-    """restored = D(E(noisy - 0.5)) + 0.5, with an exact inverse. Images are (B, C, H, W) in [0, 1]."""
+class IRAE(Restorer):
+    """restored = D(E(degraded - 0.5)) + 0.5, with an exact inverse. Images are (B, C, H, W) in [0, 1]."""
+
+    config: IRAEConfig
+    system = "irae"
+    invertible = True
 
     def __init__(self, config: IRAEConfig) -> None:
         if problems := config.problems():
             raise ValueError("\n".join(problems))
         super().__init__()
         self.config = config
+        self.side_multiple = config.side_multiple
         step = StepShape(config.width, config.conv1x1 == "lu", config.scale_min)
         size = (config.channels, config.K, config.L, step)
         self.encoder = Flow(*size)
@@ -29,8 +36,8 @@ class IRAE(nn.Module):
         if config.start == "identity":
             self._start_as_identity()
 
-    def forward(self, noisy: Tensor) -> Tensor:
-        return self.decode(self.encode(noisy))
+    def forward(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
+        return self.decode(self.encode(degraded))
 
     def inverse(self, restored: Tensor) -> Tensor:
         """The image of which `restored` is the restoration: exact up to rounding."""
@@ -38,48 +45,52 @@ class IRAE(nn.Module):
         codes = self.decoder(x) if isinstance(self.decoder, Flow) else self.decoder.inverse(x)
         return self.encoder.inverse(codes) + 0.5
 
-    def encode(self, noisy: Tensor) -> Codes:
+    def encode(self, degraded: Tensor) -> Codes:
         """Image to codes. ValueError when the sides are not divisible by 2^L."""
         multiple = self.config.side_multiple
-        height, width = noisy.shape[-2:]
+        height, width = degraded.shape[-2:]
         if height % multiple or width % multiple:
             raise ValueError(
                 f"images of {height}x{width} do not fit L={self.config.L}: both sides must be divisible by {multiple} "
                 "(choose another size or a smaller L; restore() pads by itself)."
             )
-        return self.encoder(noisy - 0.5)
+        return self.encoder(degraded - 0.5)
 
     def decode(self, codes: Codes) -> Tensor:
         """Codes to image."""
         x = self.decoder.inverse(codes) if isinstance(self.decoder, Flow) else self.decoder(codes)
         return x + 0.5
 
-    def log_det(self, noisy: Tensor) -> Tensor:
-        """log |det d restored / d noisy|, (B,)."""
-        decoded = self.decoder.log_det(self._into_decoder(noisy))
-        return self.encoder.log_det(noisy - 0.5) + (-decoded if isinstance(self.decoder, Flow) else decoded)
+    def log_det(self, degraded: Tensor) -> Tensor:
+        """log |det d restored / d degraded|, (B,)."""
+        decoded = self.decoder.log_det(self._into_decoder(degraded))
+        return self.encoder.log_det(degraded - 0.5) + (-decoded if isinstance(self.decoder, Flow) else decoded)
 
-    def walk(self, noisy: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
+    def walk(self, degraded: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
         """Every step of both flows with what enters it (of the paper's decoder, in the direction that it is a flow)."""
-        yield from self.encoder.walk(noisy - 0.5)
-        yield from self.decoder.walk(self._into_decoder(noisy))
+        yield from self.encoder.walk(degraded - 0.5)
+        yield from self.decoder.walk(self._into_decoder(degraded))
 
-    def _into_decoder(self, noisy: Tensor) -> Any:
+    def _into_decoder(self, degraded: Tensor) -> Any:
         """What the decoder's forward is given: codes, or the image of which the paper's decoder is the flow."""
-        codes = self.encode(noisy)
+        codes = self.encode(degraded)
         return self.decoder.inverse(codes) if isinstance(self.decoder, Flow) else codes
 
-    def restore(self, noisy: Tensor) -> Tensor:
-        """Any size: padded by reflection to a multiple of 2^L, restored, cropped back, clamped to [0, 1]."""
-        height, width = noisy.shape[-2:]
-        return self(pad_to_multiple(noisy, self.config.side_multiple))[..., :height, :width].clamp(0, 1)
+    def narrowest(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
+        """The codes, (B, C 4^L, H / 2^L, W / 2^L): as many numbers as the image has, and no layer has fewer."""
+        *levels, codes = self.encode(degraded)
+        for code in levels:
+            while code.shape[-1] > codes.shape[-1]:
+                code = squeeze(code)
+            codes = torch.cat([code, codes], dim=1)
+        return codes
 
     def use_reversible(self, on: bool) -> None:
         """Train with memory that does not grow with K (see reversible.py), or in the ordinary way."""
         self.encoder.reversible = self.decoder.reversible = on
 
     @torch.no_grad()
-    def initialise(self, noisy: Tensor) -> None:
+    def initialise(self, degraded: Tensor) -> None:
         """Set the ActNorms from the global first batch. Once, on a new model, before any wrapping.
 
         The direct decoder's are set so that each step gives out what its mirror in the encoder was given. Of the
@@ -87,7 +98,7 @@ class IRAE(nn.Module):
         but the inverse is ever run: with all of them set, K=16 at its learning rate often is not finite in the third
         step (on faces, always).
         """
-        x = noisy - 0.5
+        x = degraded - 0.5
         codes = self.encoder.initialise(x)
         if isinstance(self.decoder, GenerativeFlow):
             self.decoder.initialise_like(codes, self.encoder)
@@ -107,17 +118,9 @@ class IRAE(nn.Module):
             target.conv.load_state_dict(source.conv.state_dict())
 
 
-def on_device(model: IRAE, device: torch.device) -> IRAE:
+def on_device(model: ModelT, device: torch.device) -> ModelT:
     """The model on the device, its convolutions' weights channels last in memory: as the images lie."""
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """(B, C, H, W) -> sides rounded up to a multiple; reflected at the lower and right edge (repeated, if too thin)."""
-    height, width = images.shape[-2:]
-    down, right = -height % multiple, -width % multiple
-    mode = "reflect" if down < height and right < width else "replicate"
-    return F.pad(images, (0, right, 0, down), mode=mode) if down or right else images
 
 
 def parameter_count(model: nn.Module) -> int:

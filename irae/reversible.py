@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irae.flow import FlowStep, GenerativeStep, NetParameters, conv1x1, coupling_net, fold_net
+from irae.flow import FlowStep, GenerativeStep, NetParameters, conv1x1, coupling_net, fold_net, no_autocast
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Affine:
         matrix, _ = tensors
         x = conv1x1(y, *self.undoing)
         grad_columns, x_columns = pixels_by_channels(grad), pixels_by_channels(x)
-        return x, conv1x1(grad, matrix.t()), (grad_columns.t() @ x_columns, grad_columns.sum(0))
+        with no_autocast(grad):
+            return x, conv1x1(grad, matrix.t()), (grad_columns.t() @ x_columns, grad_columns.sum(0))
 
 
 @dataclass(frozen=True)

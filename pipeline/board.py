@@ -37,10 +37,10 @@ class Board:
                 self.writer.add_scalar(name, value, row["images_seen"])
 
     def show(self, pictures: Sequence[Tensor], images_seen: int) -> None:
-        """Rows of clean, noisy and restored images, (B, 3, H, W) each, as one picture."""
+        """Rows of clean, degraded and restored images, (B, 3, H, W) each, as one picture."""
         if self.writer:
             rows = [torch.cat([*images[:COLUMNS].float().clamp(0, 1).cpu()], dim=2) for images in pictures]
-            self.writer.add_image("clean, noisy, restored", torch.cat(rows, dim=1), images_seen)
+            self.writer.add_image("clean, degraded, restored", torch.cat(rows, dim=1), images_seen)
 
     def publish(self) -> None:
         """Copy the event files to the store."""

@@ -67,10 +67,15 @@ def _note_interrupt(signal_number: int, frame: object) -> None:
 
 
 class ProgressLine:
-    """A bar in a terminal, a line every ten seconds in a log file. Use as a context manager."""
+    """A bar in a terminal, a line every ten seconds in a log file. Use as a context manager.
 
-    def __init__(self, title: str, total: float | None, unit: str) -> None:
-        self.title, self.total, self.unit = title, total, unit
+    `keep` also takes the lines, in a terminal too.
+    """
+
+    def __init__(
+        self, title: str, total: float | None, unit: str, keep: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.title, self.total, self.unit, self.keep = title, total, unit, keep
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
         self.printed_at = time.monotonic()
@@ -100,10 +105,13 @@ class ProgressLine:
         self.first = self.first or (done, time.monotonic())
         if self.bar:
             self.bar.update(self.task, completed=done, text=text)
-        elif time.monotonic() - self.printed_at >= LOG_INTERVAL_S:
+        if time.monotonic() - self.printed_at >= LOG_INTERVAL_S:
             self.printed_at = time.monotonic()
             share = f" of {self.total:,.0f}" if self.total else ""
-            print(f"{self.title}: {done:,.0f}{share} {self.unit} {text}{self._left(done)}", file=sys.stderr, flush=True)
+            line = f"{self.title}: {done:,.0f}{share} {self.unit} {text}{self._left(done)}"
+            self.keep(line)
+            if not self.bar:
+                print(line, file=sys.stderr, flush=True)
 
     def _left(self, done: float) -> str:
         """The time that the rest will take at the speed since the first update."""
@@ -115,6 +123,7 @@ class ProgressLine:
 
     def print(self, text: str) -> None:
         """A line that stays."""
+        self.keep(text)
         if self.bar:
             self.bar.console.print(text, highlight=False)
         else:

@@ -13,9 +13,13 @@ from typing import Any, Literal
 import tyro
 
 from irae.config import IRAEConfig
+from irae.systems import SYSTEMS, side_multiple
+from pipeline.tasks import task_problems
 
 SourceName = Literal["synthetic", "folder", "celeba", "celeba-hq", "cub", "flowers"]
 Sigma = float | Literal["blind"]
+Task = Literal["noise", "jpeg", "inpaint"]
+Mask = Literal["box", "center", "brush"]
 LrSchedule = Literal["paper", "constant", "step", "cosine", "one-cycle", "wsd"]
 PositionalPath = tyro.conf.Positional[Path]
 PositionalText = tyro.conf.Positional[str]
@@ -151,7 +155,7 @@ class InspectConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train an IRAE. The same command again goes on from the last checkpoint."""
+    """Train IRAE, or a system to compare it with. The same command again goes on from the last checkpoint."""
 
     config: str | None = None
     """JSON file that the other defaults come from instead, such as best.json of `pipeline.tune best`."""
@@ -160,13 +164,21 @@ class TrainConfig:
     data: str | None = None
     """URL of the data set. Default: the one below IRAE_STORE/data."""
     name: str | None = None
-    """Name of the run. Default: made of the data set, the noise and the preset."""
+    """Name of the run. Default: made of the data set, the task, the system and the preset."""
     out: str | None = None
     """URL of the run's folder. Default: IRAE_STORE/runs/NAME."""
+    system: str = "irae"
+    """What is trained: irae, or to compare it with dncnn, dncnn-17, dncnn-20, ffdnet, unet, arcnn."""
     model: tyro.conf.OmitArgPrefixes[IRAEConfig] = field(default_factory=IRAEConfig)
-    """The architecture."""
+    """irae: the architecture."""
+    task: Task = "noise"
+    """What is restored: noise, drawn anew in each epoch; jpeg, inpaint: what `pipeline.shard --degrade` stored."""
     sigma_255: Sigma = 25.0
-    """Noise: sigma in units of 1/255, or blind (uniform in 0 to 55 for each image)."""
+    """noise: sigma in units of 1/255, or blind (uniform in 0 to 55 for each image)."""
+    jpeg_quality: int = 10
+    """jpeg: quality of the stored pictures."""
+    mask: Mask = "box"
+    """inpaint: what is missing."""
     global_batch: int = 100
     """Images in a step, over all workers. Belongs to the run, whatever the number of machines."""
     micro_batch: int | None = None
@@ -267,6 +279,7 @@ class TrainConfig:
         for name, value in (("lr", self.lr), ("clip-norm", self.clip_norm), ("lr-min", self.lr_min)):
             if not value > 0:
                 problems.append(f"--{name} is {value}, but must be above 0.")
+        problems += task_problems(self)
         problems += self._schedule_problems()
         if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
             problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
@@ -311,12 +324,17 @@ class TrainConfig:
             problems.append(f"--lr-drop-factor is {self.lr_drop_factor}, but must be above 1.")
         if self.lr_schedule != "paper" and not (self.max_images or self.max_minutes):
             problems.append(f"--lr-schedule {self.lr_schedule} needs a budget: give --max-images or --max-minutes.")
-        if self.crop and self.model.L > 0 and self.crop % self.model.side_multiple:
-            problems.append(
-                f"--crop {self.crop} does not fit --L {self.model.L}: it must be divisible by "
-                f"{self.model.side_multiple}."
-            )
+        if self.crop and self.sides_problem(self.crop):
+            problems.append(f"--crop {self.crop} {self.sides_problem(self.crop)}.")
         return problems
+
+    def sides_problem(self, side: int) -> str | None:
+        """Why images of this side cannot be trained on, as the end of a sentence; None if they can."""
+        if self.system not in SYSTEMS or self.model.L < 1:
+            return None
+        multiple = side_multiple(self.system, self.model)
+        what = f"--L {self.model.L}" if self.system == "irae" else f"--system {self.system}"
+        return f"does not fit {what}: it must be divisible by {multiple}" if side % multiple else None
 
 
 def train_config(values: dict[str, Any]) -> TrainConfig:
@@ -333,7 +351,7 @@ def train_config(values: dict[str, Any]) -> TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """PSNR and SSIM of a trained run on a data set, for the degraded and the restored images."""
+    """PSNR and SSIM of a trained run on a data set, for the degraded and the restored images, for the run's task."""
 
     run: str | None = None
     """URL or name of the run. Default: the only one below IRAE_STORE/runs."""
@@ -341,8 +359,11 @@ class EvaluateConfig:
     """URL of the data set. Default: the one that the run was trained on."""
     split: Literal["train", "val", "test"] = "test"
     """Its part that is evaluated."""
+    protocol: Literal["standard", "released"] = "standard"
+    """released: images of 5 bits with dequantisation noise, as in the paper's tables. Figures of the two cannot be
+    compared."""
     sigma_255: Sigma | None = None
-    """Noise. Default: the run's."""
+    """noise: its strength. Default: the run's."""
     checkpoint: str = "best"
     """best, last, or a checkpoint's name."""
     batch: int = 32
@@ -350,7 +371,7 @@ class EvaluateConfig:
     seed: int = 0
     """Decides the noise, with each image's key."""
     examples: int = 4
-    """Images of which clean, noisy and restored PNG files are kept."""
+    """Images of which clean, degraded and restored PNG files are kept."""
     out: str | None = None
     """URL where the results go. Default: evaluations/ in the run's folder."""
     dry_run: bool = False
@@ -377,6 +398,8 @@ class RestoreConfig:
     """URL or name of the run. Default: the only one below IRAE_STORE/runs."""
     checkpoint: str = "best"
     """best, last, or a checkpoint's name."""
+    sigma_255: float | None = None
+    """Noise of the pictures in units of 1/255, for a system that must be told (ffdnet). Default: the run's."""
     tile: int | None = None
     """Side of the tiles that a picture is cut into, px. Default: the largest that fits the free memory."""
     overlap: int = 64
@@ -389,7 +412,7 @@ class RestoreConfig:
     def __post_init__(self) -> None:
         problems: list[str] = []
         below(problems, 16, tile=self.tile)
-        below(problems, 0, overlap=self.overlap)
+        below(problems, 0, overlap=self.overlap, sigma_255=self.sigma_255)
         if self.tile is not None and self.tile <= self.overlap:
             problems.append(f"--tile {self.tile} must be larger than --overlap {self.overlap}.")
         refuse(problems)

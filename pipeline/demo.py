@@ -51,7 +51,7 @@ def main() -> None:
     run(f"pipeline.evaluate --run demo --data folder --examples 99 --out {OUT.absolute()}/evaluation")
     results = next((OUT / "evaluation").iterdir())
     noisy = OUT / "noisy"
-    collect(results / "examples", "noisy", noisy)
+    collect(results / "examples", "degraded", noisy)
     run(f"pipeline.restore {noisy} {OUT}/restored --run demo")
     shutil.copy(results / "metrics.json", OUT / "metrics.json")
     draw_triples(results / "examples", OUT / "restored", OUT / "demo.png")
@@ -91,7 +91,7 @@ def draw_triples(examples: Path, restored: Path, target: Path) -> None:
         draw.text((left + size / 2, gap + caption / 2), title, fill="black", font=font, anchor="mm")
     for row, name in enumerate(names):
         top = gap + caption + row * (size + gap)
-        files = (examples / f"{name}-clean.png", examples / f"{name}-noisy.png", restored / f"{name}.png")
+        files = (examples / f"{name}-clean.png", examples / f"{name}-degraded.png", restored / f"{name}.png")
         for column, path in enumerate(files):
             with Image.open(path) as image:
                 sheet.paste(image, (gap + column * (size + gap), top))
@@ -101,7 +101,7 @@ def draw_triples(examples: Path, restored: Path, target: Path) -> None:
 def conclude(elapsed_s: float) -> None:
     """What came of it, and where everything is."""
     metrics = json.loads((OUT / "metrics.json").read_text())
-    gain_db = metrics["psnr_db_restored"] - metrics["psnr_db_noisy"]
+    gain_db = metrics["psnr_db_restored"] - metrics["psnr_db_degraded"]
     print(f"\nDone in {elapsed_s / 60:.1f} minutes: +{gain_db:.2f} dB on photographs that the network never saw.")
     for path, what in (
         ("demo.png", "clean, noisy and restored side by side"),

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from irae.averaging import running_statistics
+
 
 class OtherWorkerFailed(ValueError):
     """Raised on the workers that are well when another one has a user's error to tell of."""
@@ -90,7 +92,8 @@ class Team:
 
 
 class FlatGradients:
-    """All gradients of a model, and a few numbers beside them, in one buffer: one collective a step.
+    """All gradients of a model, the running statistics of its batch normalisation (if any) and a few numbers, in one
+    buffer: one collective a step.
 
     A fixed layout adds up in the same order in every step and after every restart, which DistributedDataParallel does
     not promise: it regroups its buckets after the first step. With a model of a few million parameters nothing is
@@ -101,14 +104,30 @@ class FlatGradients:
 
     def __init__(self, model: nn.Module) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]
+        self._running = list(running_statistics(model).values())
         count = sum(p.numel() for p in parameters)
-        self.buffer = torch.zeros(count + len(self.SIGNALS), device=parameters[0].device)
+        behind = count + sum(s.numel() for s in self._running)
+        self.buffer = torch.zeros(behind + len(self.SIGNALS), device=parameters[0].device)
         self.gradients = self.buffer[:count]
-        self.signals = self.buffer[count:]
+        self._statistics = self.buffer[count:behind]
+        self.signals = self.buffer[behind:]
         start = 0
         for p in parameters:
             p.grad = self.buffer.as_strided(p.shape, p.stride(), start)  # in the parameter's own memory layout
             start += p.numel()
+
+    def take_statistics(self, share: float) -> None:
+        """Put this worker's running statistics beside the gradients; `share`: its part of the batch's images."""
+        if self._running:
+            self._statistics.copy_(torch.cat(self._running)).mul_(share)
+
+    def give_statistics(self) -> None:
+        """After the sum: every worker goes on with the same."""
+        if self._running:
+            for held, mean in zip(
+                self._running, self._statistics.split([s.numel() for s in self._running]), strict=True
+            ):
+                held.copy_(mean)
 
     def clear(self) -> None:
         self.buffer.zero_()

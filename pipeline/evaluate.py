@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import ProgressLine, run_command
-from pipeline.config import EvaluateConfig, Sigma
+from pipeline.config import EvaluateConfig, TrainConfig
+from pipeline.tasks import missing_fields, task_label, task_text
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from infra.storage import Storage
     from pipeline.trained import Trained
     from sharding import Dataset
 
-MEASURES = ("psnr_db_noisy", "psnr_db_restored", "ssim_noisy", "ssim_restored", "round_trip_max_error")
+RELEASED_BITS = 5
+SSIM_TEXT = "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1"
+SSIM_RELEASED_TEXT = "the released code's: window of 3 over channels and rows, data range 2"
+PSNR_TEXT = "per image, on [0, 1] after clamping the restored one, mean over images"
 
 
 @dataclass(frozen=True)
-class Triple:
-    """One image: pixels as they would be shown, uint8 (H, W, 3)."""
+class Evaluation:
+    """All that is needed to measure: a run at a checkpoint, images, and the protocol."""
 
-    key: str
-    clean: np.ndarray
-    noisy: np.ndarray
-    restored: np.ndarray
+    config: EvaluateConfig
+    trained: Trained
+    dataset: Dataset
+    task: TrainConfig
+    """The run's configuration, with the noise that is evaluated."""
+    bits: int
+    out: Storage
+    """The folder of the results."""
+
+    @property
+    def images(self) -> int:
+        return self.dataset.split_sizes[self.config.split]
+
+    @property
+    def is_released(self) -> bool:
+        return self.config.protocol == "released"
 
 
 def main(config: EvaluateConfig) -> None:
     """Measure every image of the split, print the means, keep the figures and some examples."""
+    evaluation = prepare(config)
+    if config.dry_run:
+        print(describe(evaluation))
+        print(f"results would go to {evaluation.out.url}")
+        return
+    evaluate(evaluation)
+
+
+def prepare(config: EvaluateConfig) -> Evaluation:
+    """Find the run and the data set. ValueError, with all problems, when they do not fit together."""
     from infra.storage import open_storage
     from pipeline.places import find_data, open_checked
     from pipeline.trained import load_trained
@@ -40,137 +64,117 @@ def main(config: EvaluateConfig) -> None:
 
     trained = load_trained(config.run, config.checkpoint)
     dataset = Dataset.open(open_checked(find_data(config.data or trained.config.data)))
-    sigma = trained.config.sigma_255 if config.sigma_255 is None else config.sigma_255
-    noise = "blind" if sigma == "blind" else f"{sigma:g}"
+    task = trained.config
+    if config.sigma_255 is not None:
+        task = dataclasses.replace(task, sigma_255=config.sigma_255)
+    problems = missing_fields(task, dataset.store.url, dataset.fields)
+    if not dataset.split_sizes.get(config.split):
+        problems.append(f"the data set {dataset.store.url} has no {config.split} images; choose another --split.")
+    if config.sigma_255 is not None and task.task != "noise":
+        problems.append(f"--sigma-255 is for runs that restore noise, but {trained.url} restores {task_text(task)}.")
+    if problems:
+        raise ValueError("\n".join(problems))
     out = open_storage(config.out) if config.out else trained.run.store.at("evaluations")
-    out = out.at(f"{dataset.name}-{config.split}-noise{noise}")
-    count = len(dataset.split(config.split))
-    print(f"evaluating {trained.url} at {int(trained.checkpoint):,} images on {count:,} images of {dataset.store.url}")
-    if config.dry_run:
-        print(f"results would go to {out.url}")
-        return
+    released = "-released" if config.protocol == "released" else ""
+    folder = out.at(f"{dataset.name}-{config.split}-{task_label(task)}{released}")
+    return Evaluation(config, trained, dataset, task, RELEASED_BITS if released else dataset.bits, folder)
+
+
+def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure, keep metrics.json, per_image.parquet and examples in the folder; returns what metrics.json holds."""
+    from pipeline.measure import means, measure, save_example, table_bytes
+
+    config, out = evaluation.config, evaluation.out
+    say(describe(evaluation))
+    parts = measure(
+        evaluation.trained,
+        evaluation.dataset,
+        config.split,
+        evaluation.task,
+        bits=evaluation.bits,
+        seed=config.seed,
+        batch=config.batch,
+    )
     rows: list[dict[str, Any]] = []
-    with ProgressLine("evaluating", count, "images") as line:
-        for measured, triples in evaluate_batches(trained, dataset, sigma, config):
-            for triple in triples[: max(0, config.examples - len(rows))]:
-                save_example(out, triple)
-            rows.extend(measured)
+    speeds: list[tuple[int, float]] = []
+    with ProgressLine("evaluating", evaluation.images, "images") as line:
+        for part in parts:
+            for example in part.examples[: max(0, config.examples - len(rows))]:
+                save_example(out, example)
+            rows.extend(part.rows)
+            speeds.append((len(part.rows), part.restore_s))
             line.update(len(rows))
-    metrics = {**means(rows), **protocol(trained, dataset, sigma, config)}
+    metrics = {**means(rows), **protocol(evaluation), "images_per_sec": rate(speeds)}
     out.put("per_image.parquet", table_bytes(rows))
     out.put("metrics.json", json.dumps(metrics, indent=1).encode())
-    print_table(metrics)
-    print(f"figures and examples are in {out.url}")
+    say(table(metrics))
+    if "round_trip_max_error" in metrics:
+        error = metrics["round_trip_max_error"]
+        say(f"exact inverse: the degraded image comes back with an error of at most {error:.1e}")
+    say(f"figures and examples are in {out.url}")
+    return metrics
 
 
-def evaluate_batches(
-    trained: Trained, dataset: Dataset, sigma: Sigma, config: EvaluateConfig
-) -> Iterator[tuple[list[dict[str, Any]], list[Triple]]]:
-    """For each batch of the split: a row of measures for each image, and the pictures themselves."""
-    import numpy as np
-    import torch
-
-    from irae.metrics import psnr_db, ssim
-    from pipeline.config import cache_folder
-    from pipeline.pairs import make_pairs
-    from sharding import ShardReader
-
-    reader = ShardReader(dataset, config.split, cache_folder())
-    indices = np.arange(len(reader))
-    lists = [indices[i : i + config.batch] for i in range(0, len(indices), config.batch)]
-    for batch in reader.batches(lists):
-        with torch.inference_mode():
-            clean, noisy = make_pairs(
-                batch.clean,
-                batch.keys,
-                [0] * len(batch.keys),
-                bits=dataset.bits,
-                sigma_255=sigma,
-                seed=config.seed,
-                device=trained.device,
-            )
-            restored = trained.model.restore(noisy)
-            back = trained.model.inverse(trained.model(noisy))
-            measures = {
-                "psnr_db_noisy": psnr_db(noisy, clean),
-                "psnr_db_restored": psnr_db(restored, clean),
-                "ssim_noisy": ssim(noisy, clean),
-                "ssim_restored": ssim(restored, clean),
-                "round_trip_max_error": (back - noisy).abs().amax(dim=(1, 2, 3)),
-            }
-        columns = {name: values.tolist() for name, values in measures.items()}
-        rows = [{"key": key, **{n: v[i] for n, v in columns.items()}} for i, key in enumerate(batch.keys)]
-        shown = zip(batch.keys, *(to_pixels(images) for images in (clean, noisy, restored)), strict=True)
-        yield rows, [Triple(*parts) for parts in shown]
+def describe(evaluation: Evaluation) -> str:
+    """What is evaluated, in a line."""
+    trained, released = evaluation.trained, " (released protocol)" if evaluation.is_released else ""
+    return (
+        f"evaluating {trained.url} at {int(trained.checkpoint):,} images on {evaluation.images:,} images of "
+        f"{evaluation.dataset.store.url}, {task_text(evaluation.task)}{released}"
+    )
 
 
-def to_pixels(images: Any) -> np.ndarray:
-    """(B, C, H, W) in [0, 1] to uint8 (B, H, W, C), rounded and clipped."""
-    import torch
-
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean of each measure over the images; of the round-trip error the largest."""
-    result = {name: sum(row[name] for row in rows) / len(rows) for name in MEASURES}
-    result["round_trip_max_error"] = max(row["round_trip_max_error"] for row in rows)
-    return result
+def rate(speeds: list[tuple[int, float]]) -> float:
+    """Images restored a second: of all batches but the first, in which a device warms up, if there are more."""
+    images, seconds = zip(*(speeds[1:] or speeds), strict=True)
+    return sum(images) / max(sum(seconds), 1e-9)
 
 
-def protocol(trained: Trained, dataset: Dataset, sigma: Sigma, config: EvaluateConfig) -> dict[str, Any]:
+def protocol(evaluation: Evaluation) -> dict[str, Any]:
     """What the figures belong to."""
+    config, trained, dataset, task = evaluation.config, evaluation.trained, evaluation.dataset, evaluation.task
     return {
-        "images": dataset.split_sizes[config.split],
+        "protocol": config.protocol,
+        "images": evaluation.images,
         "data": dataset.store.url,
         "dataset_sha256": dataset.sha256,
         "split": config.split,
         "image_size": dataset.image_size,
-        "bits": dataset.bits,
-        "sigma_255": sigma,
+        "bits": evaluation.bits,
+        "task": task.task,
+        "label": task_label(task),
+        "sigma_255": task.sigma_255 if task.task == "noise" else None,
         "noise_seed": config.seed,
-        "psnr": "per image, on [0, 1] after clamping the restored one, mean over images",
-        "ssim": "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1",
+        "psnr": PSNR_TEXT,
+        "ssim": SSIM_TEXT,
+        "ssim_released": SSIM_RELEASED_TEXT,
         "precision": "float32",
         "run": trained.url,
+        "system": trained.model.system,
+        "parameters": trained.parameters,
         "trained_images": int(trained.checkpoint),
     }
 
 
-def table_bytes(rows: list[dict[str, Any]]) -> bytes:
-    """The rows as Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue()
-
-
-def save_example(out: Storage, triple: Triple) -> None:
-    """The three pictures as PNG files."""
-    from PIL import Image
-
-    for name in ("clean", "noisy", "restored"):
-        sink = io.BytesIO()
-        Image.fromarray(getattr(triple, name)).save(sink, "PNG")
-        out.put(f"examples/{triple.key.replace('/', '_')}-{name}.png", sink.getvalue())
-
-
-def print_table(metrics: dict[str, Any]) -> None:
+def table(metrics: dict[str, Any]) -> str:
     """Means of the degraded and the restored images."""
     from rich.console import Console
     from rich.table import Table
 
     bits = f"{metrics['bits']} bits"
-    title = f"{metrics['images']:,} images, {metrics['split']} split, sigma {metrics['sigma_255']}, {bits}"
-    table = Table(title=title, min_width=len(title))
-    for column in ("", "PSNR (dB)", "SSIM"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name in ("noisy", "restored"):
-        table.add_row(name, f"{metrics[f'psnr_db_{name}']:.2f}", f"{metrics[f'ssim_{name}']:.4f}")
-    Console(width=100).print(table)
-    print(f"exact inverse: the noisy image comes back with an error of at most {metrics['round_trip_max_error']:.1e}")
+    title = f"{metrics['system']}: {metrics['images']:,} images, {metrics['split']} split, {metrics['label']}, {bits}"
+    lines = Table(title=title, min_width=len(title))
+    for column in ("", "PSNR (dB)", "SSIM", "SSIM (released)"):
+        lines.add_column(column, justify="left" if not column else "right")
+    for name in ("degraded", "restored"):
+        figures = (f"{metrics[f'{measure}_{name}']:.4f}" for measure in ("ssim", "ssim_released"))
+        lines.add_row(name, f"{metrics[f'psnr_db_{name}']:.2f}", *figures)
+    if "psnr_db_hole_restored" in metrics:
+        lines.add_row("restored, in the hole", f"{metrics['psnr_db_hole_restored']:.2f}", "", "")
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(lines)
+    return captured.get().rstrip("\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from infra.storage import open_storage
 from irae.averaging import WeightAverage
@@ -23,17 +22,19 @@ from irae.checkpoint import (
 )
 from irae.model import IRAE, on_device
 from irae.numerics import largest_scale
+from irae.systems import build
 from pipeline.augment import augment
 from pipeline.board import Board
 from pipeline.clock import Clock
 from pipeline.config import TrainConfig, cache_folder
 from pipeline.distributed import FlatGradients, OtherWorkerFailed, Team
 from pipeline.notice import Notice
-from pipeline.pairs import make_pairs
+from pipeline.pairs import Pairs, make_pairs
 from pipeline.patience import Note, patiently
 from pipeline.rate import make_schedule, rate_now
 from pipeline.run import Run
 from pipeline.step import StepResult, autocast, resolve_precision, train_step
+from pipeline.tasks import stored_fields
 from pipeline.validate import validate
 from sharding import Batch, Dataset, Loader, ReaderState, ShardReader
 
@@ -77,15 +78,17 @@ class Trainer:
         self.config, self.team, self.report, self.note, self.may_save = config, team, report, note, may_save
         self.dataset = Dataset.open(open_storage(config.data))
         self.run = Run(open_storage(config.out))
-        self.reader = ShardReader(self.dataset, "train", cache_folder())
-        self.val_reader = ShardReader(self.dataset, "val", cache_folder())
+        fields = stored_fields(config)
+        self.reader = ShardReader(self.dataset, "train", cache_folder(), fields=fields)
+        self.val_reader = ShardReader(self.dataset, "val", cache_folder(), fields=fields)
         self.precision = resolve_precision(config.precision, team.device)
         self.schedule = make_schedule(config)
         self.images_seen, self.time_share, self.rows = 0, 0.0, list[dict[str, Any]]()
         self.clock = Clock(config)
         torch.manual_seed(config.seed)
-        self.model = on_device(IRAE(config.model), team.device)
-        self.model.use_reversible(config.reversible)
+        self.model = on_device(build(config.system, config.model), team.device)
+        if isinstance(self.model, IRAE):
+            self.model.use_reversible(config.reversible)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
         self.names = [name for name, _ in self.model.named_parameters()]
         self.average: WeightAverage | None = None
@@ -101,7 +104,7 @@ class Trainer:
             loader = self._make_loader(None)
             first = loader.order.slots(0)
             batch = replace(self.reader.read(first.sample), epoch=first.epoch)
-            self.model.initialise(self.pairs(batch)[1])
+            self.model.initialise(self.pairs(batch).degraded)
             self._start_average()
             return loader
         state = checkpoint.state
@@ -149,20 +152,16 @@ class Trainer:
             with context:
                 self.team.same_as_first_([*self.model.parameters(), *self.model.buffers()])
 
-    def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(clean, noisy) of a batch, on the device."""
+    def pairs(self, batch: Batch) -> Pairs:
+        """A batch's pairs, on the device."""
         assert batch.epoch is not None
         epochs, config = list(batch.epoch), self.config
-        clean = augment(batch.clean, batch.keys, epochs, seed=config.seed, flip=config.flip, crop=config.crop)
-        return make_pairs(
-            clean,
-            batch.keys,
-            epochs,
-            bits=self.dataset.bits,
-            sigma_255=self.config.sigma_255,
-            seed=self.config.seed,
-            device=self.team.device,
-        )
+        fields = {
+            name: augment(pixels, batch.keys, epochs, seed=config.seed, flip=config.flip, crop=config.crop)
+            for name, pixels in batch.fields.items()
+        }
+        batch = replace(batch, fields=fields)
+        return make_pairs(batch, epochs, config, bits=self.dataset.bits, seed=config.seed, device=self.team.device)
 
     @property
     def lr(self) -> float:
@@ -205,7 +204,7 @@ class Trainer:
         every = self.config.validate_images
         return bool(every) and self.images_seen % every < self.config.global_batch
 
-    def _next_pairs(self) -> tuple[tuple[Tensor, Tensor] | None, ValueError | None]:
+    def _next_pairs(self) -> tuple[Pairs | None, ValueError | None]:
         """The next share, or the error that prevents it: the others must hear of it, or they wait for ever."""
         try:
             with self.clock.waiting():
@@ -214,7 +213,7 @@ class Trainer:
             return None, self.team.named(error)
         return self.pairs(batch), None
 
-    def _step(self, pairs: tuple[Tensor, Tensor] | None, failure: ValueError | None) -> StepResult:
+    def _step(self, pairs: Pairs | None, failure: ValueError | None) -> StepResult:
         if failure:
             self.gradients.signal("failed", 1)
         if self.team.is_first:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pipeline.trained import Trained
 
 BYTES_PER_PIXEL_AND_WIDTH = 24
-"""Of an image in a forward pass: the widest layer has `width` channels at half the side; a few copies live at once."""
+"""Of an image in a forward pass. IRAE: the widest layer has `width` channels at half the side; a few copies live at
+once. Others: for each number that the widest layer gives out for a pixel."""
 
 
 def main(config: RestoreConfig) -> None:
@@ -27,6 +28,7 @@ def main(config: RestoreConfig) -> None:
     pairs = plan_outputs(config.source, config.target)
     trained = load_trained(config.run, config.checkpoint)
     tile = tile_side(config, trained)
+    sigma_255 = known_sigma(config, trained)
     print(f"restoring {len(pairs)} picture(s) with {trained.url}, tiles of at most {tile} px")
     if config.dry_run:
         for source, target in pairs:
@@ -36,7 +38,7 @@ def main(config: RestoreConfig) -> None:
     with ProgressLine("restoring", len(pairs), "pictures") as line:
         for source, target in pairs:
             try:
-                rows.append(restore_file(trained, source, target, tile, config.overlap))
+                rows.append(restore_file(trained, source, target, tile, config.overlap, sigma_255))
             except ValueError as error:
                 problems.append(str(error))
             line.update(len(rows) + len(problems))
@@ -46,7 +48,23 @@ def main(config: RestoreConfig) -> None:
         raise ValueError("\n".join(problems))
 
 
-def restore_file(trained: Trained, source: Path, target: Path, tile: int, overlap: int) -> dict[str, Any]:
+def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
+    """The noise that a system with a noise map is told of: the given one, or the run's. ValueError when it has none."""
+    from irae.systems import SYSTEMS
+
+    if not SYSTEMS[trained.model.system].needs_sigma:
+        return None
+    sigma = trained.config.sigma_255 if config.sigma_255 is None else config.sigma_255
+    if sigma == "blind":
+        raise ValueError(
+            f"{trained.url} was trained on noise of any strength and must be told of the pictures': give --sigma-255."
+        )
+    return sigma
+
+
+def restore_file(
+    trained: Trained, source: Path, target: Path, tile: int, overlap: int, sigma_255: float | None
+) -> dict[str, Any]:
     """Read, restore, write; returns a row for metrics.json."""
     from pipeline.pictures import check_writable, read_picture, write_picture
 
@@ -54,7 +72,8 @@ def restore_file(trained: Trained, source: Path, target: Path, tile: int, overla
     picture = read_picture(source)
     height, width = picture.rgb.shape[:2]
     check_writable(target, height, width, has_alpha=picture.alpha is not None)
-    write_picture(target, restore_pixels(trained, picture.rgb, tile, overlap), like=picture)
+    restored = restore_pixels(trained, picture.rgb, tile, overlap, sigma_255)
+    write_picture(target, restored, like=picture)
     return {
         "source": str(source),
         "target": str(target),
@@ -64,30 +83,38 @@ def restore_file(trained: Trained, source: Path, target: Path, tile: int, overla
     }
 
 
-def restore_pixels(trained: Trained, rgb: np.ndarray, tile: int, overlap: int) -> np.ndarray:
+def restore_pixels(
+    trained: Trained, rgb: np.ndarray, tile: int, overlap: int, sigma_255: float | None = None
+) -> np.ndarray:
     """uint8 (H, W, 3) to the same, restored; cut into tiles when a side is longer than `tile`."""
+    from functools import partial
+
     import torch
 
-    from pipeline.evaluate import to_pixels
+    from pipeline.measure import to_pixels
     from pipeline.tiles import restore_tiled
 
+    restore = partial(trained.model.restore, sigma_255=sigma_255)
     image = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(trained.device).float() / 255
     with torch.inference_mode():
         if max(rgb.shape[:2]) <= tile:
-            return to_pixels(trained.model.restore(image))[0]
-        return to_pixels(restore_tiled(trained.model.restore, image, tile, overlap))[0]
+            return to_pixels(restore(image))[0]
+        return to_pixels(restore_tiled(restore, image, tile, overlap))[0]
 
 
 def tile_side(config: RestoreConfig, trained: Trained) -> int:
-    """The side asked for, or the largest that fits into half of the free memory; a multiple of 2^L."""
+    """The side asked for, or the largest that fits into half of the free memory; one that the system can take."""
+    from irae.restorer import numbers_per_pixel
     from pipeline.tiles import max_tile
 
-    multiple = trained.config.model.side_multiple
+    multiple = trained.model.side_multiple
     overlap = -(-config.overlap // multiple) * multiple
     if overlap != config.overlap:
         raise ValueError(f"--overlap {config.overlap} must be divisible by {multiple} for this model; take {overlap}.")
     if config.tile is None:
-        per_pixel = BYTES_PER_PIXEL_AND_WIDTH * trained.config.model.width
+        shape = trained.model.config
+        width = shape.width if shape else max(numbers_per_pixel(trained.model))
+        per_pixel = BYTES_PER_PIXEL_AND_WIDTH * width
         return max(max_tile(free_memory_bytes(trained.device) // 2, per_pixel, multiple), 2 * overlap)
     if config.tile % multiple:
         raise ValueError(f"--tile {config.tile} must be divisible by {multiple} for this model.")

@@ -1,4 +1,4 @@
-"""A run's folder on the store: config.json, metrics.parquet, best.json, checkpoints/<images seen>/, tensorboard/.
+"""A run's folder on the store: config.json, metrics.parquet, best.json, log.txt, checkpoints/<images>/, tensorboard/.
 
 A checkpoint exists when its state.json exists: written last, with the hash of every other file in it.
 """
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.storage import Storage
+from sharding.parquet import read_table
 
 STATE, CHECKPOINTS, METRICS, BEST, CONFIG = "state.json", "checkpoints", "metrics.parquet", "best.json", "config.json"
 
@@ -124,7 +125,7 @@ class Run:
     def read_metrics(self, until_images: int) -> list[dict[str, Any]]:
         """Rows of metrics.parquet up to this point of the run."""
         try:
-            rows = pq.read_table(io.BytesIO(self.store.get(METRICS))).to_pylist()
+            rows = read_table(self.store.get(METRICS)).to_pylist()
         except FileNotFoundError:
             return []
         return [row for row in rows if row["images_seen"] <= until_images]

@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
+from irae.restorer import Restorer
 from pipeline.distributed import FlatGradients, Team
+from pipeline.pairs import Pairs
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class StepResult:
 
 
 def train_step(
-    model: nn.Module,
+    model: Restorer,
     optimizer: torch.optim.Optimizer,
     gradients: FlatGradients,
-    pairs: tuple[Tensor, Tensor] | None,
+    pairs: Pairs | None,
     team: Team,
     *,
     global_batch: int,
@@ -39,17 +40,20 @@ def train_step(
 ) -> StepResult:
     """Gradient of the global batch's mean L1 loss (the paper's), clipped; weights change unless it is not finite.
 
-    `pairs`: this worker's (clean, noisy), or None when it failed to get any and only takes part in the sum. Signals set
-    in `gradients` before the call are summed over the workers with it.
+    `pairs`: this worker's share, or None when it failed to get any and only takes part in the sum. Signals set in
+    `gradients` before the call are summed over the workers with it. Batch normalisation sees a micro batch at a time;
+    its running statistics become the mean of the workers', by the images that each had.
     """
-    for clean, noisy in zip(pairs[0].split(micro_batch), pairs[1].split(micro_batch), strict=True) if pairs else ():
+    for part in pairs.split(micro_batch) if pairs else ():
         with autocast:
-            restored = model(noisy)
+            restored = model(part.degraded, part.sigma_255)
         # A share of the global mean, so that unequal shares on the workers add up to the same gradient.
-        loss = (restored - clean).abs().sum() / (clean[0].numel() * global_batch)
+        loss = (restored - part.clean).abs().sum() / (part.clean[0].numel() * global_batch)
         loss.backward()
         gradients.signal("loss", loss.detach())
+    gradients.take_statistics(len(pairs.clean) / global_batch if pairs else 0.0)
     team.sum_(gradients.buffer)
+    gradients.give_statistics()
     norm = torch.linalg.vector_norm(gradients.gradients)
     signals = gradients.read_signals()
     result = StepResult(signals["loss"], norm.item(), signals)

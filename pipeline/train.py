@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cli import ProgressLine, guarded, parse
 from pipeline.config import TrainConfig, refuse, train_config
 from pipeline.presets import preset
+from pipeline.tasks import missing_fields, task_label, task_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,18 +29,25 @@ NOT_SAVED = {"dry_run", "config", "data", "out", "name"}
 def main(config: TrainConfig) -> None:
     """Resolve, say what will be done, claim the run's folder, train, sum up."""
     from pipeline.places import open_checked
+    from pipeline.run_log import RunLog
     from sharding.lock import locked
 
     config = resolve(config)
-    print_plan(config)
+    lines = plan(config)
+    print("\n".join(lines))
     if config.dry_run:
+        print(json.dumps(dataclasses.asdict(config), indent=1))
         return
     assert config.out
     with locked(open_checked(config.out)) as lock:
         run = claim_run(config)
-        with ProgressLine("training", progress_total(config), progress_unit(config)) as line:
-            last = train_with(config, line, lock.check)
-        summarise(config, run, last)
+        with RunLog(run.store, 60 * config.checkpoint_minutes, lock.check) as log:
+            log.add("\n".join(lines))
+            if done := run.checkpoints():
+                log.say(f"going on from {int(done[-1]):,} images")
+            with ProgressLine("training", progress_total(config), progress_unit(config), log.add) as line:
+                last = train_with(config, line, lock.check)
+            summarise(config, run, last, log.say)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -56,11 +64,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
     for split in ("train", "val"):
         if not dataset.split_sizes.get(split):
             problems.append(f"the data set {data} has no {split} images; training needs both train and val.")
-    if config.model.L > 0 and dataset.image_size % config.model.side_multiple:
-        problems.append(
-            f"images of {dataset.image_size} px do not fit --L {config.model.L}: the side must be divisible by "
-            f"{config.model.side_multiple}."
-        )
+    if config.sides_problem(dataset.image_size):
+        problems.append(f"the images' side of {dataset.image_size} px {config.sides_problem(dataset.image_size)}.")
+    problems += missing_fields(config, data, dataset.fields)
     if config.crop and config.crop > dataset.image_size:
         problems.append(f"--crop {config.crop} is larger than the images of {data}, {dataset.image_size} px.")
     if config.global_batch > 0 and dataset.split_sizes.get("train"):
@@ -69,8 +75,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
         except ValueError as error:
             problems.append(str(error))
     refuse(problems)
-    noise = "blind" if config.sigma_255 == "blind" else f"{config.sigma_255:g}"
-    name = config.name or f"{dataset.name}-noise{noise}-{config.preset}"
+    system = "" if config.system == "irae" else f"{config.system}-"
+    name = config.name or f"{dataset.name}-{task_label(config)}-{system}{config.preset}"
     out = config.out or run_url(name)
     if not is_url(out):
         out = str(Path(out).absolute())
@@ -93,10 +99,11 @@ def order_of(config: TrainConfig, dataset: Dataset) -> SampleOrder:
     )
 
 
-def print_plan(config: TrainConfig) -> None:
-    """What will be trained, on what, for how long; with --dry-run also the whole configuration."""
+def plan(config: TrainConfig) -> list[str]:
+    """What will be trained, on what, for how long."""
     from infra.storage import open_storage
-    from irae.model import IRAE, parameter_count
+    from irae.model import parameter_count
+    from irae.systems import build
     from sharding.manifest import Dataset
 
     assert config.data
@@ -110,21 +117,16 @@ def print_plan(config: TrainConfig) -> None:
     budget = " or ".join(e for e in ends if e) or f"learning rate below {config.lr_min:g}"
     if config.lr_schedule != "paper":
         budget += f", learning rate {config.lr:g} ({config.lr_schedule})"
-    print(
+    shape = f" K={config.model.K} L={config.model.L} width={config.model.width}" if config.system == "irae" else ""
+    parameters = parameter_count(build(config.system, config.model))
+    return [
         f"data   {config.data}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
-        f"{dataset.bits} bits"
-    )
-    print(
-        f"model  IRAE K={config.model.K} L={config.model.L} width={config.model.width}, "
-        f"{parameter_count(IRAE(config.model)):,} parameters (preset {config.preset}), noise sigma {config.sigma_255}"
-    )
-    print(
+        f"{dataset.bits} bits",
+        f"model  {config.system}{shape}, {parameters:,} parameters (preset {config.preset}), {task_text(config)}",
         f"run    {config.out}: batches of {config.global_batch} on {workers} worker(s), "
-        f"{images / config.global_batch:,.1f} steps an epoch, until {budget}"
-    )
-    print(f"order  {order_of(config, dataset).describe()}")
-    if config.dry_run:
-        print(json.dumps(dataclasses.asdict(config), indent=1))
+        f"{images / config.global_batch:,.1f} steps an epoch, until {budget}",
+        f"order  {order_of(config, dataset).describe()}",
+    ]
 
 
 def claim_run(config: TrainConfig) -> Run:
@@ -143,17 +145,15 @@ def claim_run(config: TrainConfig) -> Run:
     if config.lr_schedule not in ("paper", "constant"):
         ignored -= {"max_images", "max_minutes"}  # the rate of every step depends on them
     differing = [
-        f"{name} was {held.get(name)!r} and is now {ours[name]!r}"
-        for name in ours
-        if name not in ignored and held.get(name) != json.loads(json.dumps(ours[name]))
+        f"{name} was {held.get(name, default)!r} and is now {ours[name]!r}"
+        for name, default in dataclasses.asdict(TrainConfig()).items()
+        if name not in ignored and held.get(name, default) != json.loads(json.dumps(ours[name]))
     ]
     if differing:
         raise ValueError(
             f"the run {config.out} was begun with other settings ({'; '.join(differing)}); repeat those to go on "
             "with it, or choose another --name."
         )
-    if run.checkpoints():
-        print(f"going on from {int(run.checkpoints()[-1]):,} images")
     return run
 
 
@@ -171,9 +171,10 @@ def show(config: TrainConfig, line: ProgressLine, row: dict[str, Any]) -> None:
     text = f"loss {row['loss']:.4f}  {row['images_per_sec']:,.0f} images/s  lr {row['lr']:.1e}"
     line.update(done, f"{text}  waiting for data {row['data_wait_share']:.1%}  {row['peak_memory_mb']:,.0f} MB")
     if "val_psnr_db" in row:
+        back = f", round trip {row['round_trip_max_error']:.1e}" if "round_trip_max_error" in row else ""
         line.print(
-            f"epoch {row['epoch']:.1f}: validation {row['val_psnr_db']:.2f} dB (noisy {row['val_psnr_db_noisy']:.2f}), "
-            f"{text}, round trip {row['round_trip_max_error']:.1e}"
+            f"epoch {row['epoch']:.1f}: validation {row['val_psnr_db']:.2f} dB "
+            f"(degraded {row['val_psnr_db_degraded']:.2f}), {text}{back}"
         )
 
 
@@ -197,7 +198,7 @@ def train_with(config: TrainConfig, line: ProgressLine, may_save: Callable[[], N
     return last
 
 
-def summarise(config: TrainConfig, run: Run, last: dict[str, Any]) -> None:
+def summarise(config: TrainConfig, run: Run, last: dict[str, Any], say: Callable[[str], None]) -> None:
     """metrics.json and a closing line."""
     from pipeline.patience import patiently
     from pipeline.run import BEST
@@ -210,8 +211,8 @@ def summarise(config: TrainConfig, run: Run, last: dict[str, Any]) -> None:
 
     images_seen, best = patiently(write, run.store, print)
     text = f"best validation {best['val_psnr_db']:.2f} dB" if best else "no validation yet (less than an epoch)"
-    print(f"trained {images_seen:,} images, {text}; the run is {config.out}")
-    print(f"next: python -m pipeline.evaluate --run {config.out}")
+    say(f"trained {images_seen:,} images, {text}; the run is {config.out}")
+    say(f"next: python -m pipeline.evaluate --run {config.out}")
 
 
 def defaults(arguments: list[str]) -> TrainConfig:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from irae.checkpoint import model_from_files
-from irae.config import IRAEConfig
-from irae.model import IRAE, on_device
-from pipeline.config import TrainConfig
+from irae.model import on_device, parameter_count
+from irae.restorer import Restorer
+from pipeline.config import TrainConfig, train_config
 from pipeline.places import find_run, open_checked
 from pipeline.run import CONFIG, Run
 
@@ -20,13 +20,17 @@ class Trained:
 
     run: Run
     config: TrainConfig
-    model: IRAE
+    model: Restorer
     checkpoint: str
     device: torch.device
 
     @property
     def url(self) -> str:
         return self.run.store.url
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(self.model)
 
 
 def load_trained(run: str | None, checkpoint: str) -> Trained:
@@ -38,8 +42,7 @@ def load_trained(run: str | None, checkpoint: str) -> Trained:
     values = folder.read_json(CONFIG)
     if values is None:
         raise ValueError(f"{folder.store.url} is no run: it has no {CONFIG}; name another one with --run.")
-    config = TrainConfig(**{**values, "model": IRAEConfig(**values["model"])})
     chosen = folder.chosen_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = on_device(model_from_files(chosen.files), device).eval()
-    return Trained(folder, config, model, chosen.name, device)
+    return Trained(folder, train_config(values), model, chosen.name, device)

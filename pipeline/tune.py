@@ -44,8 +44,10 @@ def resolve(config: TuneConfig) -> TuneConfig:
     from pipeline.train import resolve as resolve_base
 
     problems = config.problems()
-    largest = dataclasses.replace(config.base.model, L=max(*config.L_range, config.base.model.L))
-    base = dataclasses.replace(config.base, model=largest)
+    base = config.base
+    if base.system == "irae":
+        largest = dataclasses.replace(base.model, L=max(*config.L_range, base.model.L))
+        base = dataclasses.replace(base, model=largest)
     try:
         for batch in config.batches or (base.global_batch,):
             resolved = resolve_base(dataclasses.replace(base, global_batch=batch))
@@ -65,8 +67,9 @@ def print_plan(config: TuneConfig) -> None:
     choices = {"width": config.widths, "scale-min": config.scale_mins, "batch": config.batches}
     parts = [f"{name} of {', '.join(map(str, values))}" for name, values in choices.items() if values]
     print(f"data    {base.data}")
+    levels = f"K {config.K_range[0]} to {config.K_range[1]}, L {config.L_range[0]} to {config.L_range[1]}"
     print(
-        f"space   K {config.K_range[0]} to {config.K_range[1]}, L {config.L_range[0]} to {config.L_range[1]}, lr "
+        f"space   {levels if base.system == 'irae' else base.system}, lr "
         f"{config.lr_range[0]:g} to {config.lr_range[1]:g} ({', '.join(config.lr_schedules)})"
         + "".join(f", {part}" for part in parts)
     )

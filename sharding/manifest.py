@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharding.pack import Part
+from sharding.parquet import read_table
 from sharding.sources import SPLITS
 from sharding.store import Store
 
@@ -78,7 +79,7 @@ class Dataset:
                 f"{store.url}/{MANIFEST} is missing or is not the one that {DATASET} names; run the `python -m "
                 "pipeline.shard` command that made the data set again."
             )
-        return cls(store, info, pq.read_table(io.BytesIO(data)))
+        return cls(store, info, read_table(data))
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from bijections import perturb
 from irae.checkpoint import load_optimizer, load_weights, model_from_files, model_to_files, optimizer_to_bytes
 from irae.config import IRAEConfig
 from irae.model import IRAE
+from irae.systems import build
 
 CONFIG = IRAEConfig(K=2, L=2, width=8)
 
@@ -68,8 +69,10 @@ def test_damaged_and_foreign_files_are_refused() -> None:
     files = model_to_files(IRAE(CONFIG))
     with pytest.raises(ValueError, match="damaged"):
         model_from_files({**files, "model.safetensors": files["model.safetensors"][:100]})
-    with pytest.raises(ValueError, match="not 'irae'"):
-        model_from_files({**files, "config.json": b'{"architecture": "unet"}'})
+    with pytest.raises(ValueError, match="the system 'bm3d', which is none of irae, dncnn"):
+        model_from_files({**files, "config.json": b'{"system": "bm3d"}'})
+    with pytest.raises(ValueError, match="system is irae there and unet here"):
+        load_weights(build("unet", CONFIG), files)
     other = model_to_files(IRAE(IRAEConfig(K=1, width=8)))
     with pytest.raises(ValueError, match="tensors are missing"):
         model_from_files({**files, "model.safetensors": other["model.safetensors"]})

@@ -56,7 +56,7 @@ def test_the_whole_way_on_s3_with_ray(s3_url: str, tmp_path: Path, workers: str)
     metrics = first.read_json("evaluations/synthetic-test-noise25/metrics.json")
     assert metrics
     assert metrics["images"] == 8
-    assert metrics["psnr_db_noisy"] == pytest.approx(20.2, abs=0.5)
+    assert metrics["psnr_db_degraded"] == pytest.approx(20.2, abs=0.5)
     assert metrics["round_trip_max_error"] < 1e-3
     images = pq.read_table(
         _local(first.store.at("evaluations", "synthetic-test-noise25"), "per_image.parquet", tmp_path)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline import guard
-from pipeline.notice import Notice, notice_file
+from pipeline.config import GuardConfig
+from pipeline.notice import notice_file
 
 
 @pytest.fixture
@@ -69,13 +70,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_the_notice_reaches_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notice_is_passed_on_once(imds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the workers by the file, to Ray by draining."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    notice = Notice()
-    assert not notice.just_heard()
-    notice_file().touch()
-    assert notice.just_heard()
-    assert not notice.just_heard()  # one checkpoint is enough
+    drained: list[bool] = []
+    monkeypatch.setattr(guard, "drain", lambda: drained.append(notice_file().exists()))
+    watching = guard.Guard(GuardConfig("run"), imds.url)
+    watching.look()
+    assert not drained and not notice_file().exists()
+    imds.noticed = True
+    watching.look()
+    watching.look()
+    assert drained == [True], "the checkpoint is asked for first"
 
 
 def test_the_guard_ends_the_machines_of_its_cluster_and_no_others(

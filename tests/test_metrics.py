@@ -9,7 +9,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from irae.metrics import psnr_db, ssim
+from irae.metrics import psnr_db, ssim, ssim_released
 
 
 def images(seed: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,3 +41,16 @@ def test_values_that_are_known() -> None:
 def test_image_smaller_than_the_window_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 11 px"):
         ssim(torch.zeros(1, 3, 10, 20), torch.zeros(1, 3, 10, 20))
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.3])
+def test_the_released_ssim_is_scikit_image_s_as_it_is_called_there(noise: float) -> None:
+    """Arrays (C, H, W) whose last axis, the columns, is taken for the channels."""
+    clean, restored = images(1, noise)
+    for i, ours in enumerate(ssim_released(restored, clean)):
+        a, b = clean[i].double().numpy(), restored[i].clamp(0, 1).double().numpy()
+        expected = structural_similarity(a, b, win_size=3, channel_axis=-1, data_range=2)
+        assert ours == pytest.approx(expected, abs=1e-9)
+    assert (ssim_released(restored, clean) > ssim(restored, clean)).all()
+    with pytest.raises(ValueError, match="at least 3 px"):
+        ssim_released(torch.zeros(1, 3, 2, 9), torch.zeros(1, 3, 2, 9))

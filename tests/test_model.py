@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from irae.config import IRAEConfig
 from irae.flow import ActNorm
-from irae.model import IRAE, pad_to_multiple, parameter_count
+from irae.model import IRAE, parameter_count
 from irae.numerics import largest_scale, round_trip_max_error
+from irae.restorer import pad_to_multiple
 
 SMALL = IRAEConfig(K=2, L=2, width=8)
 

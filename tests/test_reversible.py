@@ -10,7 +10,9 @@ from bijections import perturb
 from torch import Tensor
 
 from irae.config import IRAEConfig
+from irae.flow import FlowStep, GenerativeStep, StepShape, inverted
 from irae.model import IRAE
+from irae.reversible import Affine
 
 FORMS = [(decoder, scale_min) for decoder in ("inverse", "direct") for scale_min in (0.0, 0.5)]
 
@@ -64,6 +66,33 @@ def test_gradients_under_autocast() -> None:
     ordinary = relative_error(gradients(model, noisy, False, bfloat16=True), exact)
     assert ordinary > 1e-4, "bfloat16 was really in use"
     assert relative_error(gradients(model, noisy, True, bfloat16=True), exact) < 1.5 * ordinary
+
+
+@pytest.mark.parametrize("undo", [False, True])
+@pytest.mark.parametrize("kind", [FlowStep, GenerativeStep])
+def test_autocast_leaves_the_affine_maps_alone(kind: type[FlowStep], undo: bool) -> None:
+    """Composed in bfloat16, W = P L U and its bias made a trained network 0.4 dB worse."""
+    torch.manual_seed(0)
+    steps = [kind(12, StepShape(8)) for _ in range(3)]
+    for step in steps:
+        perturb(step, 0.3)
+    exact = kind.affines(steps, undo)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = kind.affines(steps, undo)
+    for a, b in zip(ours, exact, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+
+
+def test_autocast_leaves_gradients_of_affine_maps_alone() -> None:
+    torch.manual_seed(0)
+    matrix, bias = torch.randn(12, 12), torch.randn(12)
+    layer = Affine(inverted(matrix, bias))
+    y, grad = torch.randn(2, 2, 12, 8, 8)
+    _, _, exact = layer.undo(y, grad, (matrix, bias))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, _, ours = layer.undo(y, grad, (matrix, bias))
+    for a, b in zip(ours, exact, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
 
 
 def test_nothing_is_kept_but_the_outputs_of_levels() -> None:

@@ -171,7 +171,7 @@ def test_curves_and_pictures_of_each_validation_are_on_the_board(data: str, tmp_
     train_alone(config_for(data, tmp_path / "run"))
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    images = events.Images("clean, noisy, restored")
+    images = events.Images("clean, degraded, restored")
     curve = events.Scalars("val_psnr_db")
     assert [image.step for image in images] == [point.step for point in curve] == [48, 96, 144, 160]
     assert (images[0].width, images[0].height) == (8 * 16, 3 * 16)

@@ -26,9 +26,9 @@ class TuneConfig:
     """
 
     K_range: tuple[int, int] = (2, 8)
-    """Fewest and most flow steps in a level."""
+    """irae: fewest and most flow steps in a level."""
     L_range: tuple[int, int] = (1, 2)
-    """Fewest and most levels."""
+    """irae: fewest and most levels."""
     lr_range: tuple[float, float] = (2e-4, 5e-3)
     """Lowest and highest learning rate; sampled by its logarithm."""
     lr_schedules: tuple[LrSchedule, ...] = get_args(LrSchedule)
@@ -76,6 +76,12 @@ class TuneConfig:
                 problems.append(f"--{name} {low:g} {high:g} is the wrong way round; give the lower bound first.")
             if low < least:
                 problems.append(f"--{name} begins at {low:g}, but must begin at {least:g} or above.")
+        if self.base.system != "irae":
+            problems += [
+                f"--{option} is for --system irae; leave it out with {self.base.system}."
+                for option, values in (("widths", self.widths), ("scale-mins", self.scale_mins))
+                if values
+            ]
         if not self.lr_schedules:
             problems.append(f"--lr-schedules is empty; name one or more of {', '.join(get_args(LrSchedule))}.")
         for names, option in ((self.widths, "widths"), (self.batches, "batches")):
@@ -95,7 +101,7 @@ class TuneConfig:
     @property
     def is_one_point(self) -> bool:
         """Nothing varies."""
-        ranges = (self.K_range, self.L_range, self.lr_range)
+        ranges = [self.lr_range, *((self.K_range, self.L_range) if self.base.system == "irae" else ())]
         choices = (self.widths, self.batches, self.scale_mins)
         schedules = set(self.lr_schedules) - {"constant"}
         return all(low == high for low, high in ranges) and max(map(len, choices)) <= 1 and not schedules

@@ -9,7 +9,8 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from infra.cluster import connected
-from irae.model import IRAE, parameter_count
+from irae.model import parameter_count
+from irae.systems import build
 from pipeline.cli import ProgressLine
 from pipeline.search.config import TuneConfig
 from pipeline.search.home import Home
@@ -136,7 +137,7 @@ def gpu_memory_mb() -> float:
 def too_large(config: TuneConfig, params: dict[str, Any], image_size: int, limit_mb: float) -> str | None:
     """Why a trial cannot fit into a worker's memory, or None if it does."""
     trial = trial_config(config, params, 0, config.base.out or "")
-    needed_mb = predicted_mb(trial, parameter_count(IRAE(trial.model)), image_size)
+    needed_mb = predicted_mb(trial, parameter_count(build(trial.system, trial.model)), image_size)
     if needed_mb <= limit_mb:
         return None
     return f"needs about {needed_mb:,.0f} MB a worker, but has {limit_mb:,.0f}"

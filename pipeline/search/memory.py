@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from irae.config import IRAEConfig
+from irae.restorer import numbers_per_pixel
+from irae.systems import build
 from pipeline.config import TrainConfig
 
 BASE_MB = 850.0
@@ -21,13 +25,23 @@ def predicted_mb(config: TrainConfig, parameters: int, image_size: int) -> float
     share = -(-config.global_batch // workers)
     images = min(share, config.micro_batch or share)
     side = config.crop or image_size
-    steps = REVERSIBLE_STEPS if config.reversible else config.model.K
-    floats = images * side**2 * steps * floats_per_pixel(config.model)
+    floats = images * side**2 * (irae_floats_per_pixel(config) if config.system == "irae" else layer_floats(config))
     return BASE_MB + 4 * (floats + COPIES * parameters) / 1e6
 
 
-def floats_per_pixel(model: IRAEConfig) -> float:
-    """Activations of one step in every level of encoder and decoder, for each pixel of the image.
+def layer_floats(config: TrainConfig) -> float:
+    """Activations of all layers of a system that is none of IRAE, for each pixel of the image."""
+    with torch.device("meta"):
+        return sum(numbers_per_pixel(build(config.system, config.model)))
+
+
+def irae_floats_per_pixel(config: TrainConfig) -> float:
+    """Activations that IRAE keeps, for each pixel of the image."""
+    return (REVERSIBLE_STEPS if config.reversible else config.model.K) * step_floats(config.model)
+
+
+def step_floats(model: IRAEConfig) -> float:
+    """Those of one step in every level of encoder and decoder.
 
     Level l has a 4^l-th of the pixels and 4^l times the channels.
     """

@@ -47,11 +47,13 @@ def train_and_report(config: TrainConfig, run: Run, threads: int) -> None:
 
     from ray import tune
 
-    from irae.model import IRAE, parameter_count
+    from irae.model import parameter_count
+    from irae.systems import build
 
     run.write_json(CONFIG, dataclasses.asdict(config))
     best = run.read_json(BEST) or {"val_psnr_db": -math.inf}
-    result: dict[str, Any] = {"parameters": parameter_count(IRAE(config.model)), "images_per_sec": 0.0}
+    result: dict[str, Any] = {"images_per_sec": 0.0}
+    result["parameters"] = parameter_count(build(config.system, config.model))
     result |= {"val_psnr_db": best["val_psnr_db"], "images_seen": int((run.checkpoints() or ["0"])[-1])}
     result |= {"peak_memory_mb": 0.0, "finished": False}
 

@@ -13,12 +13,13 @@ import sys
 from tests.cluster.hosts import INSIDE, missing
 
 SHUT_OFF = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+PROBE = [*SHUT_OFF, "bash", "-c", "ip link add bridge0 type bridge && ip link add port0 type veth peer name port1"]
 
 
 def main() -> int:
     reason = missing()
-    if reason is None and subprocess.run([*SHUT_OFF, "true"], capture_output=True).returncode:
-        reason = "the system does not allow new namespaces, even to root"
+    if reason is None and subprocess.run(PROBE, capture_output=True).returncode:
+        reason = "the system does not allow new namespaces or networks in them, even to root"
     if reason:
         print(f"cluster tests skipped: {reason}")
         return 0

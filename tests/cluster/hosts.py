@@ -30,10 +30,10 @@ def missing() -> str | None:
         return "hosts are made of Linux namespaces"
     if os.geteuid() != 0:
         return "making hosts needs root"
-    programs = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter")
+    programs = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter", "ps")
     absent = [program for program in programs if not shutil.which(program)]
     if absent:
-        return f"these programs are not installed: {', '.join(absent)} (Debian: iproute2 openssh-server rsync)"
+        return f"these programs are not installed: {', '.join(absent)} (Debian: iproute2 openssh-server procps rsync)"
     return None
 
 
@@ -153,7 +153,7 @@ class Hosts:
     def _wait_for_sshd(self, name: str) -> None:
         import socket
 
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 60
         while True:
             try:
                 with socket.create_connection((self.addresses[name], 22), timeout=1):

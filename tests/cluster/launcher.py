@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +40,7 @@ class Launcher:
         }
         self.run("ray get-auth-token --generate")
 
-    def run(self, command: str, timeout_s: float = 600) -> str:
+    def run(self, command: str, timeout_s: float = 900) -> str:
         """A command in the project's folder; its output. AssertionError when it fails."""
         result = subprocess.run(
             ["bash", "-c", command],
@@ -50,6 +54,37 @@ class Launcher:
         )
         assert result.returncode == 0, f"{command}\n{result.stdout[-6000:]}"
         return result.stdout
+
+    @contextmanager
+    def dashboard(self, file: Path) -> Iterator[None]:
+        """`ray dashboard` in another terminal, while the block runs."""
+        command = ["bash", "-c", f"RAY_AUTH_MODE=token ray dashboard {file}"]
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=self.environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            wait_for_port("127.0.0.1", 8265, 120)
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def documented_submit() -> str:
+    """The one line of docs/cluster.md that submits a training."""
+    (line,) = re.findall(r"`(RAY_AUTH_MODE=token ray job submit [^`]*)`", (PROJECT / "docs/cluster.md").read_text())
+    assert line.endswith(" --no-wait -- python -m pipeline.train --nodes 4")
+    return line
+
+
+def wait_for_port(address: str, port: int, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return socket.create_connection((address, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline_s, f"nothing answers at {address}:{port}"
+            time.sleep(0.5)
 
 
 @contextmanager

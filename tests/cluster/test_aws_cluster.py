@@ -7,15 +7,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster.hosts import GATEWAY, NETWORK, PROJECT, Hosts, skip_reason
-from tests.cluster.launcher import ENDPOINT, Launcher, s3_for_hosts
+from tests.cluster.launcher import ENDPOINT, Launcher, documented_submit, s3_for_hosts
 
 pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
 pytest.importorskip("moto")
@@ -26,7 +26,7 @@ REGION = "us-west-2"
 BUCKET = "a-bucket"
 IMAGE = "ami-12c6146b"
 """One that moto has."""
-IMAGES = 9600
+IMAGES = 24_000
 
 
 @pytest.fixture
@@ -86,11 +86,13 @@ def test_the_aws_file_from_setup_to_teardown(folder: Path, monkeypatch: pytest.M
             step(launcher.run(f"python -m pipeline.doctor --cluster {file}"))
             launcher.run(f"ray up -y --no-config-cache {file}")
             step("the head is up")
-            train_on_four(cloud, ec2, ending)
+            check(cloud, "python -m pipeline.shard --size 32 --train-images 400 --val-images 24 --test-images 0")
+            with launcher.dashboard(file):
+                train_on_four(cloud, launcher, ec2, ending)
             step("scale down")
-            wait_until(lambda: not cloud.workers(), 240)
+            wait_until(lambda: not cloud.workers(), 600)
             launcher.run(f"ray down -y {file}")
-            wait_until(lambda: not cloud.names, 60)
+            wait_until(lambda: not cloud.names, 300)
             step(launcher.run(f"python -m infra.aws teardown --cluster {file} --delete-bucket {BUCKET}"))
             assert inventory() == before == EMPTY
             assert not (launcher.home / ".ssh/irae-cluster.pem").exists()
@@ -109,33 +111,41 @@ def profile(account: dict[str, str]) -> str:
     return "\n".join([*lines, "export -f sudo shutdown lsblk", ""])
 
 
-def train_on_four(cloud: FakeCloud, ec2: object, ending: set[str]) -> None:
-    """`--nodes 4` brings four spot workers; one is taken back by AWS in the middle and another comes."""
-    check(cloud, "python -m pipeline.shard --size 32 --train-images 400 --val-images 24 --test-images 0")
+def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[str]) -> None:
+    """A submitted `--nodes 4` brings four spot workers; one is taken back by AWS in the middle and another comes."""
     step("train")
-    command = (
-        "python -m pipeline.train --name faces --nodes 4 --preset laptop --K 2 --L 2 --width 16 --global-batch 24 "
-        f"--max-images {IMAGES} --checkpoint-minutes 0.1 --sigma-255 25"
+    options = (
+        "--name faces --preset laptop --K 2 --L 2 --width 16 --global-batch 24 --sigma-255 25 "
+        f"--max-images {IMAGES} --max-minutes 60 --checkpoint-minutes 0.1"
     )
-    output: list[str] = []
-    training = threading.Thread(target=lambda: output.append(check(cloud, command)))
-    training.start()
-    wait_until(lambda: len(cloud.workers()) == 4 or not training.is_alive(), 300)
+    job = re.findall(r"raysubmit_\w+", launcher.run(f"{documented_submit()} {options}"))[0]
+    wait_until(lambda: len(cloud.workers()) == 4, 600)
     first = set(cloud.workers())
-    assert len(first) == 4, output
     assert all(cloud.launched[name]["InstanceLifecycle"] == "spot" for name in first)
-    wait_until(lambda: checkpoints(cloud) or not training.is_alive(), 300)
+    wait_until(lambda: checkpoints(cloud), 600)
     taken_back = sorted(first)[0]
     host = cloud.names[taken_back]
     step(f"spot notice for {taken_back}")
     ending.add(cloud.launched[taken_back]["PrivateIpAddress"])
-    wait_until(lambda: cloud.hosts.run(host, "ls /tmp/irae-machine-ends-0").returncode == 0, 60)
-    ec2.terminate_instances(InstanceIds=[taken_back])  # type: ignore[attr-defined]
-    training.join()
-    assert output, "the training failed; see above"
-    step(output[0][-2500:])
-    assert re.search(rf"trained {IMAGES:,} images", output[0])
+    wait_until(lambda: cloud.hosts.run(host, "ls /tmp/irae-machine-ends-0").returncode == 0, 120)
+    wait_until(lambda: draining(cloud) == 1, 120)
+    ec2.terminate_instances(InstanceIds=[taken_back])
+    wait_until(lambda: not re.search("PENDING|RUNNING", ask_job(launcher, "status", job)), 1500)
+    said = ask_job(launcher, "logs", job)
+    step(said[-2500:])
+    assert re.search(rf"trained {IMAGES:,} images", said)
+    assert "was lost; going on from the last checkpoint" in said
     assert set(cloud.launched) - first - {i for i in cloud.names if i not in cloud.workers()}, "none came in its place"
+
+
+def ask_job(launcher: Launcher, what: str, job: str) -> str:
+    return launcher.run(f"RAY_AUTH_MODE=token ray job {what} --address http://localhost:8265 {job}")
+
+
+def draining(cloud: FakeCloud) -> int:
+    """Machines that Ray gives no more work."""
+    ask = "import ray; ray.init('auto', log_to_driver=False); from ray._private.state import state as s; "
+    return int(check(cloud, f'python -c "{ask}print(len(s.get_draining_nodes()))"').splitlines()[-1])
 
 
 def checkpoints(cloud: FakeCloud) -> bool:
@@ -147,7 +157,7 @@ def checkpoints(cloud: FakeCloud) -> bool:
 def check(cloud: FakeCloud, command: str) -> str:
     result: subprocess.CompletedProcess[str] = cloud.hosts.run(cloud.head(), command, timeout_s=900)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
-    return result.stdout + result.stderr
+    return result.stderr + result.stdout
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,17 +14,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from infra.storage import open_storage
+from pipeline.run import Run
+from sharding import Dataset
 from tests.cluster.hosts import NETWORK, PROJECT, Hosts, skip_reason
-from tests.cluster.launcher import ENDPOINT, STORE, Launcher, s3_for_hosts
+from tests.cluster.launcher import ENDPOINT, STORE, Launcher, documented_submit, s3_for_hosts
 
 pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
 
 HOSTS = {"head": f"{NETWORK}.10", "worker-1": f"{NETWORK}.11", "worker-2": f"{NETWORK}.12", "worker-3": f"{NETWORK}.13"}
-IMAGES = 600
-"""Images that the training must see, every one of them counted."""
+BATCH = 24
+IMAGES = 21_000
+"""Images that the training must see, every one of them counted: three times the 7,000 faces."""
 
 
 @pytest.fixture
@@ -68,8 +72,9 @@ def test_a_cluster_of_four_hosts(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         launcher.run(f"ray up -y --no-config-cache {file}")
         wait_for_nodes(hosts, 4)
         step("a job by `ray job submit`")
-        submit = "RAY_ADDRESS=http://127.0.0.1:8265 ray job submit -- python -m pipeline.doctor --nodes 4"
-        assert "all is well" in check(hosts.run("head", submit))
+        submit = documented_submit().replace("--no-wait ", "").replace("pipeline.train", "pipeline.doctor")
+        with launcher.dashboard(file):
+            assert "all is well" in launcher.run(submit)
         step("shard")
         check(hosts.run("head", f"RAY_ADDRESS=auto python -m pipeline.shard {source()}"))
         step("train")
@@ -78,6 +83,7 @@ def test_a_cluster_of_four_hosts(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         report = hosts.run("head", "python -m pipeline.doctor")
         assert report.returncode == 2, report.stdout + report.stderr
         assert f"worker-3 ({HOSTS['worker-3']}) is lost" in report.stderr
+        step(report.stderr)
         step("ray down")
         launcher.run(f"ray down -y {file}")
     nothing_is_left(hosts)
@@ -86,7 +92,7 @@ def test_a_cluster_of_four_hosts(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def nothing_is_left(hosts: Hosts) -> None:
     """`ray down` stops the head; the guards end Ray on the others when the head is gone for a minute."""
-    deadline_s = time.monotonic() + 150
+    deadline_s = time.monotonic() + 400
     while any(left := {name: hosts.running(name) for name in HOSTS}.values()):
         assert time.monotonic() < deadline_s, left
         time.sleep(2)
@@ -103,7 +109,7 @@ def source() -> str:
     faces = Path(data, "celeba") if data else None
     if faces and faces.is_dir():
         return f"--source celeba --root {faces} --size 32"
-    return "--source synthetic --size 32 --train-images 600 --val-images 60 --test-images 0"
+    return "--source synthetic --size 32 --train-images 7000 --val-images 60 --test-images 0"
 
 
 def check(result: subprocess.CompletedProcess[str]) -> str:
@@ -113,7 +119,7 @@ def check(result: subprocess.CompletedProcess[str]) -> str:
 
 def wait_for_nodes(hosts: Hosts, count: int) -> None:
     """`ray up` returns when the head is up; the doctor is green when all are."""
-    deadline_s = time.monotonic() + 240
+    deadline_s = time.monotonic() + 600
     while True:
         report = hosts.run("head", f"python -m pipeline.doctor --nodes {count}")
         if report.returncode == 0:
@@ -125,28 +131,45 @@ def wait_for_nodes(hosts: Hosts, count: int) -> None:
 
 
 def train_while_a_machine_is_lost(hosts: Hosts) -> None:
-    """A worker is powered off as soon as the first checkpoint is on the store; the same command still ends well."""
+    """A worker is powered off after the first checkpoint, in the middle of an epoch; the same command ends well."""
     command = (
-        "python -m pipeline.train --name faces --nodes 4 --preset laptop --K 2 --L 2 --width 16 --global-batch 24 "
-        f"--max-images {IMAGES} --checkpoint-minutes 0.05 --sigma-255 25"
+        f"python -m pipeline.train --name faces --nodes 4 --preset laptop --K 2 --L 2 --width 16 "
+        f"--global-batch {BATCH} --max-images {IMAGES} --max-minutes 60 --checkpoint-minutes 0.05 --sigma-255 25"
     )
     results: list[subprocess.CompletedProcess[str]] = []
-    training = threading.Thread(target=lambda: results.append(hosts.run("head", command, timeout_s=900)))
+    training = threading.Thread(target=lambda: results.append(hosts.run("head", command, timeout_s=1500)))
     training.start()
-    run = open_storage(f"{STORE}/runs/faces/checkpoints")
-    while training.is_alive() and not run.list():
-        time.sleep(0.5)
+    run = Run(open_storage(f"{STORE}/runs/faces"))
+    while training.is_alive() and not run.checkpoints():
+        time.sleep(0.1)
     assert training.is_alive(), results
-    step("power off worker-3")
     hosts.power_off("worker-3")
+    reached = int(run.checkpoints()[-1])
+    step(f"worker-3 was powered off; the newest checkpoint is of {reached:,} images")
+    assert 0 < reached < IMAGES and reached not in epoch_ends(run), "in mid-epoch"
     training.join()
     step(check(results[0])[-3000:])
+    assert "was lost; going on from the last checkpoint" in results[0].stderr
+    step("log.txt:\n" + run.store.get("log.txt").decode())
+    for line in results[0].stderr.splitlines()[-3:]:
+        assert line in run.store.get("log.txt").decode()
+
+
+def epoch_ends(run: Run) -> list[int]:
+    """Images seen after the step that completes each epoch."""
+    data = (run.read_json("config.json") or {})["data"]
+    epoch = Dataset.open(open_storage(data)).split_sizes["train"]
+    return [-(-n // BATCH) * BATCH for n in range(epoch, IMAGES + 1, epoch)]
 
 
 def assert_every_image_was_seen() -> None:
-    """The run counted each image once: steps without a gap, each of the whole batch, up to the end."""
-    run = open_storage(f"{STORE}/runs/faces")
-    metrics = json.loads(run.get("metrics.json"))
-    assert metrics["images_seen"] == -(-IMAGES // 24) * 24, metrics
-    newest = [int(re.findall(r"\d+", entry.name)[0]) for entry in run.list("checkpoints/")]
-    assert max(newest) == metrics["images_seen"]
+    """No image is missing and none is counted twice: each epoch is there once and whole, up to the end."""
+    run = Run(open_storage(f"{STORE}/runs/faces"))
+    assert json.loads(run.store.get("metrics.json"))["images_seen"] == int(run.checkpoints()[-1]) == IMAGES
+    rows = pq.read_table(io.BytesIO(run.store.get("metrics.parquet"))).to_pylist()
+    seen = [row["images_seen"] for row in rows]
+    assert seen == sorted(set(seen)), "what was done twice counts once"
+    validated = [row for row in rows if row["val_psnr_db"]]
+    assert [row["images_seen"] for row in validated] == epoch_ends(run)
+    assert len({row["val_images"] for row in validated}) == 1
+    step(f"validated at {epoch_ends(run)}, {validated[0]['val_images']:.0f} images each")
