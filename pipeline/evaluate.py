@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipeline.trained import Trained
     from sharding import Dataset
 
+METRICS, PER_IMAGE = "metrics.json", "per_image.parquet"
+"""Of an evaluation's folder; the first is written last."""
 RELEASED_BITS = 5
 SSIM_TEXT = "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1"
 SSIM_RELEASED_TEXT = "the released code's: window of 3 over channels and rows, data range 2"
@@ -38,7 +40,8 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        return self.dataset.split_sizes[self.config.split]
+        there = self.dataset.split_sizes[self.config.split]
+        return min(there, self.config.images or there)
 
     @property
     def is_released(self) -> bool:
@@ -91,6 +94,7 @@ def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict
         evaluation.dataset,
         config.split,
         evaluation.task,
+        images=evaluation.images,
         bits=evaluation.bits,
         seed=config.seed,
         batch=config.batch,
@@ -105,8 +109,8 @@ def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict
             speeds.append((len(part.rows), part.restore_s))
             line.update(len(rows))
     metrics = {**means(rows), **protocol(evaluation), "images_per_sec": rate(speeds)}
-    out.put("per_image.parquet", table_bytes(rows))
-    out.put("metrics.json", json.dumps(metrics, indent=1).encode())
+    out.put(PER_IMAGE, table_bytes(rows))
+    out.put(METRICS, json.dumps(metrics, indent=1).encode())
     say(table(metrics))
     if "round_trip_max_error" in metrics:
         error = metrics["round_trip_max_error"]

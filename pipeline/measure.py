@@ -47,11 +47,19 @@ class Measured:
 
 
 def measure(
-    trained: Trained, dataset: Dataset, split: str, task: TrainConfig, *, bits: int, seed: int, batch: int
+    trained: Trained,
+    dataset: Dataset,
+    split: str,
+    task: TrainConfig,
+    *,
+    images: int,
+    bits: int,
+    seed: int,
+    batch: int,
 ) -> Iterator[Measured]:
-    """Each batch of the split, in its order."""
+    """Each batch of the first `images` of the split, in its order."""
     reader = ShardReader(dataset, split, cache_folder(), fields=stored_fields(task))
-    indices = np.arange(len(reader))
+    indices = np.arange(images)
     for found in reader.batches(indices[i : i + batch] for i in range(0, len(indices), batch)):
         with torch.inference_mode():
             epochs = [0] * len(found.keys)

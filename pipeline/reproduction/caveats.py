@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.reproduction import paper
 from pipeline.reproduction.config import Budget, ReproduceConfig
+from pipeline.reproduction.markdown import span
 
 if TYPE_CHECKING:
     from pipeline.reproduction.run_cell import Result
@@ -28,9 +29,8 @@ def caveats_of(config: ReproduceConfig, results: Sequence[Result]) -> list[str]:
 def budget_caveats(config: ReproduceConfig, done: Sequence[Result]) -> list[str]:
     """How long was trained, and by which recipe."""
     trained = done[0].trained
-    where = (
-        f"precision of training {trained['precision']}, on {'a GPU' if trained['device'] == 'cuda' else 'a processor'}"
-    )
+    device = "a GPU" if trained["device"] == "cuda" else "a processor"
+    where = f"trained in {trained['precision']} on {device}"
     if Budget.parse(config.budget).is_full:
         return [f"Trained by the paper's schedule, alike for all systems; {where}."]
     images = [result.trained["images"] for result in done]
@@ -38,11 +38,12 @@ def budget_caveats(config: ReproduceConfig, done: Sequence[Result]) -> list[str]
     what = f"{config.budget} of {clock}" if Budget.parse(config.budget).minutes else config.budget
     rates = ", ".join(f"{r.cell.config.system} {r.cell.config.lr:g}" for r in _first_of_each_system(done))
     return [
-        f"Each network was trained for {what} and saw {min(images):,} to {max(images):,} images. The paper's schedule "
+        f"Each network was trained for {what} and saw {span(images)} images. The paper's schedule "
         "takes at least 90 epochs, on CelebA some 15 million images. A short budget shows what learns quickly, which "
         "need not be what is best in the end.",
-        f"One recipe for all: Adam, batches of {done[0].cell.config.global_batch}, a cosine rate after a warm-up, averaged "
-        f"weights; highest rates {rates}. It is neither the paper's nor that of the other systems' authors; {where}.",
+        f"One recipe for all: Adam, batches of {done[0].cell.config.global_batch}, a cosine rate after a warm-up, "
+        f"averaged weights; highest rates {rates}. It is neither the paper's nor that of the other systems' "
+        f"authors; {where}.",
         "Images/s are of training, by the clock of the budget.",
     ]
 
@@ -61,7 +62,7 @@ def data_caveats(config: ReproduceConfig, done: Sequence[Result]) -> list[str]:
         result = next(r for r in done if r.cell.dataset == dataset)
         metrics, source = result.metrics, result.cell.source
         size = metrics["image_size"]
-        text = f"{dataset}: {metrics['train_images']:,} training images"
+        text = f"{dataset}: {result.cell.train_images:,} training images"
         text += _of(result.cell.train_images, paper.TRAIN_IMAGES.get(source))
         text += f", evaluated on {metrics['images']:,} of the {metrics['split']} split"
         text += _of(metrics["images"], paper.TEST_IMAGES.get(source))
@@ -83,8 +84,8 @@ def protocol_caveats(config: ReproduceConfig) -> list[str]:
     """What is measured."""
     if config.protocol == "released":
         found = [
-            "Protocol of the released code: images of 5 bits with noise of one step added, which caps PSNR near 40.9 dB; "
-            "CelebA is tested on its validation split."
+            "Protocol of the released code: images of 5 bits with noise of one step added, which caps PSNR near 40.9 "
+            "dB; CelebA is tested on its validation split."
         ]
     else:
         found = [
@@ -96,8 +97,8 @@ def protocol_caveats(config: ReproduceConfig) -> list[str]:
         found.append("noise-blind: sigma uniform in 0 to 55; FFDNet is told each image's sigma, the others are not.")
     if config.table == 2:
         found.append(
-            "The paper's SSIM is that of its released code, with a window of 3 that takes columns for channels and a data "
-            "range of 2: much higher than the usual one. docs/reproduce.md says more."
+            "The paper's SSIM is that of its released code, with a window of 3 that takes columns for channels and a "
+            "data range of 2: much higher than the usual one. docs/reproduce.md says more."
         )
     if config.table == 3:
         found.append(

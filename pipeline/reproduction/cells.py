@@ -28,7 +28,7 @@ BATCH = 16
 WARMUP_SHARE, EMA_SHARE = 0.05, 0.05
 VAL_IMAGES = 200
 """One validation at the end, for the curves; nothing is chosen by it."""
-TASK_3_MODEL = {"K": 8, "L": 3}
+TABLE_3_K, TABLE_3_L = 8, 3
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def train_config_of(config: ReproduceConfig, dataset: Dataset, label: str, syste
         PRESETS["standard"], data=dataset.store.url, system=system, seed=seed, ray=False, **_task(label)
     )
     if label.startswith("inpaint"):
-        model = dataclasses.replace(base.model, **TASK_3_MODEL)
+        model = dataclasses.replace(base.model, K=TABLE_3_K, L=TABLE_3_L)
         while dataset.image_size % model.side_multiple and model.L > 1:
             model = dataclasses.replace(model, L=model.L - 1)
         base = dataclasses.replace(base, model=model)
@@ -174,8 +174,8 @@ def _open(config: ReproduceConfig, name: str, problems: list[str]) -> Dataset | 
         )
     elif dataset.bits != bits:
         problems.append(
-            f"the data set {url} has {dataset.bits} bits, but --protocol {config.protocol} needs {bits}; make one, under "
-            f"another name, with `{shard_command(config, name)}`."
+            f"the data set {url} has {dataset.bits} bits, but --protocol {config.protocol} needs {bits}; make one, "
+            f"under another name, with `{shard_command(config, name)}`."
         )
     else:
         return dataset

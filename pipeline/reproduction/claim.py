@@ -1,4 +1,4 @@
-"""The paper's claim, measured: what is left of the input in each trained network. A table, a figure and their limits."""
+"""The paper's claim, measured: what is left of the input in each trained network. A table and a figure."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def to_markdown(claim: dict[str, Any]) -> str:
         "",
         "![what each way back leaves](claim.svg)",
         "",
-        "| network | restores to (dB) | way back from | size, by the input's | input comes back with (dB) | largest error "
-        "| noise not got back | noise known, nats a number | gain, nats a number |",
+        "| network | restores to (dB) | way back from | size, by the input's | input comes back with (dB) "
+        "| largest error | noise not got back | noise known, nats a number | gain, nats a number |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in claim["rows"]:
@@ -158,21 +158,21 @@ def caveats(config: ReproduceConfig, results: Sequence[Result]) -> list[str]:
     trained = [result.trained["images"] for result in done]
     sizes = [row["decoder_parameters"] for r in done for row in r.metrics["layers"] if "decoder_parameters" in row]
     return [
-        "A decoder's error is an upper bound on what was lost: a larger decoder, or a longer training, may get more back. "
-        "IRAE shows how loose it is: by the decoder much of its input seems lost, by its exact inverse nothing is.",
-        f"Each decoder: {LAYERS} convolutions of 3x3, {WIDTH} channels, and a linear path, {min(sizes):,} to {max(sizes):,} "
-        f"parameters (the first layer fits the code), trained on {min(seen):,} to {max(seen):,} images.",
+        "A decoder's error is an upper bound on what was lost: a larger decoder, or a longer training, may get more "
+        "back. IRAE shows how loose it is: what seems lost by the decoder is there by its exact inverse.",
+        f"Each decoder: {LAYERS} convolutions of 3x3, {WIDTH} channels, and a linear path, {min(sizes):,} to "
+        f"{max(sizes):,} parameters (the first layer fits the code), trained on {min(seen):,} to {max(seen):,} images.",
         "The narrowest layer is not all that a network passes on: DnCNN adds its input to its output, a U-Net leads "
-        "bridges around. And none of these is narrower than the input, unless its size above is below 1.",
+        "bridges around. A size of 1 or more means that the layer has room for all of the input.",
         "Noise known: a lower bound (Barber & Agakov 2003) on the information about the noise, I(input; code | clean "
-        "image), by a normal distribution about the decoder's result, in nats for each number of the image. It is a bound "
-        "because the entropy of the noise is known; that of photographs is not. Gain: the same against a predictor that "
-        "knows nothing; no bound. Of an exact inverse both are limited by float32 alone.",
-        "Most of the input's information is noise, which a restoration is there to remove: a perfect one that gives the "
-        "clean image leaves 100 % of the noise's energy and 0 nats. That a network lost it is no fault by itself, and that "
-        "IRAE keeps it, hidden in small differences of its output, is no proof that it restores better: see its PSNR.",
+        "image), by a normal distribution about the decoder's result, in nats for each number of the image. It is a "
+        "bound because the entropy of the noise is known; that of photographs is not. Gain: the same against a "
+        "predictor that knows nothing; no bound. For an exact inverse both are limited by float32 alone.",
+        "Most of the input's information is noise, which a restoration is there to remove: a perfect one that gives "
+        "the clean image leaves 100 % of the noise's energy and 0 nats. That a network lost it is no fault by itself, "
+        "and that IRAE keeps it, hidden in small differences of its output, is no proof that it restores better.",
         "The outputs are taken as the networks give them, float32 and not clamped. Rounded to the 8 bits of a picture "
-        "file, what was hidden there is gone: the row on 8 bits.",
-        f"One data set ({cell.dataset}), one noise level, one seed; {len(layers[0]['mse']):,} test images, over which the "
-        f"intervals are; budget {config.budget}, {min(trained):,} to {max(trained):,} images a network.",
+        "file, what was hidden there may be gone: the row on 8 bits.",
+        f"One data set ({cell.dataset}), one noise level, one seed; {len(layers[0]['mse']):,} test images, over which "
+        f"the intervals are; budget {config.budget}, {min(trained):,} to {max(trained):,} images a network.",
     ]

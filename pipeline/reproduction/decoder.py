@@ -46,8 +46,8 @@ def noise_nats(mse: Tensor | float, variance: float, sigma: float) -> Tensor:
     x)] for any q, and h(n) = 1/2 log(2 pi e sigma^2) is known here, unlike the entropy of photographs. q is a normal
     distribution about the decoder's y(z) minus x, whose error is that of y(z) about y:
     1/2 log(sigma^2 / variance) + 1/2 - mse / (2 variance).
-    `mse`: of test images; `variance`: q's, which must have been chosen without them. Since z is made of y, I(y; z) is at
-    least as large, by what z says of x. A bound below 0 says nothing.
+    `mse`: of test images; `variance`: q's, which must have been chosen without them. Since z is made of y, I(y; z) is
+    at least as large, by what z says of x. A bound below 0 says nothing.
     """
     return 0.5 * math.log(sigma**2 / variance) + 0.5 - torch.as_tensor(mse, dtype=torch.float64) / (2 * variance)
 

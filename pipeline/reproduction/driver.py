@@ -52,8 +52,7 @@ def run_with_ray(cells: Sequence[Cell], show: Show, work: Work) -> None:
         from ray.exceptions import RayError
 
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        resources = {"num_gpus": 1, "num_cpus": 1} if has_gpu else {"num_cpus": 1}
-        task = ray.remote(**resources)(_in_task)
+        task = ray.remote(num_cpus=1, num_gpus=int(has_gpu))(_in_task)
         waiting = {task.remote(work, cell, None if has_gpu else 1): cell for cell in cells}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), timeout=None)
