@@ -177,8 +177,9 @@ def test_running_statistics_resume_bitwise_equal_and_are_averaged(data: str, tmp
 
 
 def test_running_statistics_are_the_same_on_all_workers(data: str, tmp_path: Path) -> None:
-    config = config_for(data, tmp_path / "run", system="ffdnet", max_images=4 * BATCH)
-    workers = run_workers(3, config, tmp_path / "workers")
+    """Whose shares of a batch are unequal."""
+    config = config_for(data, tmp_path / "run", system="ffdnet", global_batch=9, max_images=3 * 9)
+    workers = run_workers(2, config, tmp_path / "workers")
     assert len({w["after"] for w in workers}) == 1 and len({w["before"] for w in workers}) == 1
     assert len({json.dumps([r["val_psnr_db"] for r in w["rows"] if "val_psnr_db" in r]) for w in workers}) == 1
 
