@@ -142,5 +142,6 @@ def test_every_folder_and_command_is_on_the_map() -> None:
 
 def test_every_file_of_the_rooms_is_on_the_map() -> None:
     readme = (ROOT / "README.md").read_text()
-    rooms_with_files = [path for room in (*ROOMS, "pipeline/search", "pipeline/reproduction") for path in (ROOT / room).glob("*.py")]
+    rooms = (*ROOMS, "pipeline/search", "pipeline/reproduction")
+    rooms_with_files = [path for room in rooms for path in (ROOT / room).glob("*.py")]
     assert not [p.name for p in rooms_with_files if p.name != "__init__.py" and p.name not in readme]
