@@ -366,6 +366,8 @@ class EvaluateConfig:
     """noise: its strength. Default: the run's."""
     checkpoint: str = "best"
     """best, last, or a checkpoint's name."""
+    images: int = 0
+    """Evaluate the first so many images of the split, which lie in random order. 0: all."""
     batch: int = 32
     """Images at once."""
     seed: int = 0
@@ -383,7 +385,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         problems: list[str] = []
         below(problems, 1, batch=self.batch)
-        below(problems, 0, examples=self.examples, seed=self.seed)
+        below(problems, 0, examples=self.examples, seed=self.seed, images=self.images)
         if isinstance(self.sigma_255, float | int) and not 0 <= self.sigma_255 <= 255:
             problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
         refuse(problems)

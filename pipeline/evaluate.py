@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.trained import Trained
     from sharding import Dataset
 
+METRICS, PER_IMAGE = "metrics.json", "per_image.parquet"
+"""Of an evaluation's folder; the first is written last."""
 RELEASED_BITS = 5
 SSIM_TEXT = "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1"
 SSIM_RELEASED_TEXT = "the released code's: window of 3 over channels and rows, data range 2"
@@ -39,7 +41,8 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        return self.dataset.split_sizes[self.config.split]
+        there = self.dataset.split_sizes[self.config.split]
+        return min(there, self.config.images or there)
 
     @property
     def is_released(self) -> bool:
@@ -98,8 +101,8 @@ def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict
             line.update(len(rows))
     metrics = {**means(rows), **protocol(evaluation), "images_per_sec": rate(speeds)}
     keep_examples(evaluation, rows)
-    out.put("per_image.parquet", table_bytes(rows))
-    out.put("metrics.json", json.dumps(metrics, indent=1).encode())
+    out.put(PER_IMAGE, table_bytes(rows))
+    out.put(METRICS, json.dumps(metrics, indent=1).encode())
     say(table(metrics))
     if "round_trip_max_error" in metrics:
         error = metrics["round_trip_max_error"]
@@ -109,7 +112,7 @@ def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict
 
 
 def measured(evaluation: Evaluation, images: Sequence[int] | None = None) -> Iterator[Measured]:
-    """Batch by batch: all images of the split, or these."""
+    """Batch by batch: the images that are evaluated, or these of the split."""
     from pipeline.measure import measure
 
     return measure(
@@ -120,7 +123,7 @@ def measured(evaluation: Evaluation, images: Sequence[int] | None = None) -> Ite
         bits=evaluation.bits,
         seed=evaluation.config.seed,
         batch=evaluation.config.batch,
-        images=images,
+        images=range(evaluation.images) if images is None else images,
     )
 
 
@@ -132,7 +135,7 @@ def keep_examples(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
     config, out = evaluation.config, evaluation.out
     first = [row["key"] for row in rows[: config.examples]]
     keys = dict.fromkeys([*first, *(best_median_worst(rows).values() if first else ()), *config.keep])
-    places = {row["key"]: place for place, row in enumerate(rows)}
+    places = {key: place for place, key in enumerate(evaluation.dataset.split(config.split).keys)}
     for part in measured(evaluation, sorted(places[key] for key in keys)) if keys else ():
         for example in part.examples:
             save_example(out, example)

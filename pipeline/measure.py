@@ -51,14 +51,14 @@ def measure(
     split: str,
     task: TrainConfig,
     *,
+    images: Sequence[int],
     bits: int,
     seed: int,
     batch: int,
-    images: Sequence[int] | None = None,
 ) -> Iterator[Measured]:
-    """Each batch of the split, in its order; of these images of it, if they are given."""
+    """Each batch of these images of the split, in this order."""
     reader = ShardReader(dataset, split, cache_folder(), fields=stored_fields(task))
-    indices = np.arange(len(reader)) if images is None else np.array(images)
+    indices = np.array(images)
     for found in reader.batches(indices[i : i + batch] for i in range(0, len(indices), batch)):
         with torch.inference_mode():
             epochs = [0] * len(found.keys)

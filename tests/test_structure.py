@@ -97,7 +97,10 @@ def test_model_sharding_and_loop_import_without_the_extras() -> None:
     subprocess.run([sys.executable, "-c", IMPORT_WITHOUT], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("command", ["shard", "train", "tune", "evaluate", "restore", "report", "doctor", "guard"])
+COMMANDS = ("shard", "train", "tune", "evaluate", "restore", "report", "reproduce", "doctor", "guard")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_instant(command: str) -> None:
     """No heavy library is loaded for it."""
     code = (
@@ -143,7 +146,6 @@ def test_every_folder_and_command_is_on_the_map() -> None:
 
 def test_every_file_of_the_rooms_is_on_the_map() -> None:
     readme = (ROOT / "README.md").read_text()
-    rooms_with_files = [
-        path for room in (*ROOMS, "pipeline/search", "pipeline/report_page") for path in (ROOT / room).glob("*.py")
-    ]
+    rooms = (*ROOMS, "pipeline/search", "pipeline/report_page", "pipeline/reproduction")
+    rooms_with_files = [path for room in rooms for path in (ROOT / room).glob("*.py")]
     assert not [p.name for p in rooms_with_files if p.name != "__init__.py" and p.name not in readme]
