@@ -17,13 +17,16 @@ from datasets import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import loop
+from pipeline.config import TrainConfig
+from pipeline.loop import train
 from pipeline.reproduce import main as reproduce
 from pipeline.reproduction import paper
 from pipeline.reproduction.cells import cells_of
 from pipeline.reproduction.config import Budget, ReproduceConfig
 from pipeline.reproduction.decoder import noise_nats
 from pipeline.reproduction.figures import bootstrap, order, order_is_certain
-from pipeline.reproduction.run_cell import Result
+from pipeline.reproduction.run_cell import TRAINED, Result
 from pipeline.reproduction.table import orders
 
 
@@ -99,6 +102,29 @@ def test_a_cell_that_fails_is_a_row_with_its_message(data: str, store: Path) -> 
     rows = read_table(out)["rows"]
     assert rows[0] == good
     assert rows[1]["error"] is None
+
+
+def test_what_was_interrupted_goes_on_where_it_was(data: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended in the second cell, and once between the end of training and its note."""
+    config = small(data, store / "table", table=2, tasks=("jpeg10",), systems=("arcnn", "dncnn"))
+    first, second = cells_of(config)
+
+    def stopped(trained: TrainConfig, *rest: Any, **more: Any) -> None:
+        if trained.system == "dncnn":
+            raise KeyboardInterrupt
+        train(trained, *rest, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "train", stopped)
+        reproduce(config)
+    assert not (store / "table" / "table.json").exists()
+    weights = {path: stamp for path, stamp in files(Path(first.url)).items() if "checkpoints" in path}
+    assert weights
+    (Path(first.url) / TRAINED).unlink()
+    reproduce(config)
+    assert {path: stamp for path, stamp in files(Path(first.url)).items() if "checkpoints" in path} == weights
+    assert [row["error"] for row in read_table(store / "table")["rows"]] == [None, None]
+    assert (Path(second.url) / TRAINED).exists()
 
 
 def test_table_2_has_both_ssims_and_the_paper_s(data: str, store: Path) -> None:
