@@ -48,3 +48,9 @@ class Board:
             self.writer.flush()
             for path in Path(self._folder.name).iterdir():
                 self.store.put_file(path.name, path)
+
+    def close(self) -> None:
+        """End the writer's thread before its folder goes."""
+        if self.writer:
+            self.writer.close()
+        self._folder.cleanup()

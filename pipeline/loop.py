@@ -61,8 +61,12 @@ def train(
         error = problem
     team.agree(error)
     assert trainer
-    trainer.synchronise()
-    trainer.train()
+    try:
+        trainer.synchronise()
+        trainer.train()
+    finally:
+        if trainer.board:
+            trainer.board.close()
 
 
 class Trainer:

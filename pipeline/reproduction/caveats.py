@@ -31,14 +31,16 @@ def budget_caveats(config: ReproduceConfig, done: Sequence[Result]) -> list[str]
     trained = done[0].trained
     device = "a GPU" if trained["device"] == "cuda" else "a processor"
     where = f"trained in {trained['precision']} on {device}"
-    if Budget.parse(config.budget).is_full:
+    budget = Budget.parse(config.budget)
+    if budget.is_full:
         return [f"Trained by the paper's schedule, alike for all systems; {where}."]
     images = [result.trained["images"] for result in done]
     clock = "processor time" if done[0].cell.config.budget_clock == "processor" else "time"
-    what = f"{config.budget} of {clock}" if Budget.parse(config.budget).minutes else config.budget
+    what = f"{budget.minutes:g} min of {clock}" if budget.minutes else f"{budget.images:,} images"
+    trained_for = f"Each network was trained for {what}" + (f" and saw {span(images)} images" if budget.minutes else "")
     rates = ", ".join(f"{r.cell.config.system} {r.cell.config.lr:g}" for r in _first_of_each_system(done))
     return [
-        f"Each network was trained for {what} and saw {span(images)} images. The paper's schedule "
+        f"{trained_for}. The paper's schedule "
         "takes at least 90 epochs, on CelebA some 15 million images. A short budget shows what learns quickly, which "
         "need not be what is best in the end.",
         f"One recipe for all: Adam, batches of {done[0].cell.config.global_batch}, a cosine rate after a warm-up, "

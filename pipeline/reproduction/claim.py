@@ -16,7 +16,7 @@ from pipeline.reproduction.decoder import LAYERS, WIDTH
 from pipeline.reproduction.decoding import Decoding, decode_cell
 from pipeline.reproduction.driver import run_all
 from pipeline.reproduction.figures import bootstrap
-from pipeline.reproduction.markdown import NAMES
+from pipeline.reproduction.markdown import NAMES, span
 from pipeline.reproduction.run_cell import Result
 
 Row = dict[str, Any]
@@ -159,9 +159,10 @@ def caveats(config: ReproduceConfig, results: Sequence[Result]) -> list[str]:
     sizes = [row["decoder_parameters"] for r in done for row in r.metrics["layers"] if "decoder_parameters" in row]
     return [
         "A decoder's error is an upper bound on what was lost: a larger decoder, or a longer training, may get more "
-        "back. IRAE shows how loose it is: what seems lost by the decoder is there by its exact inverse.",
-        f"Each decoder: {LAYERS} convolutions of 3x3, {WIDTH} channels, and a linear path, {min(sizes):,} to "
-        f"{max(sizes):,} parameters (the first layer fits the code), trained on {min(seen):,} to {max(seen):,} images.",
+        "back. IRAE shows how loose it is: what seems lost by the decoder is there by its exact inverse. "
+        "More than 100 % of the noise: the decoder is still worse than one that gives the clean image.",
+        f"Each decoder: {LAYERS} convolutions of 3x3, {WIDTH} channels, and a linear path, {span(sizes)} "
+        f"parameters (the first layer fits the code), trained on {span(seen)} images.",
         "The narrowest layer is not all that a network passes on: DnCNN adds its input to its output, a U-Net leads "
         "bridges around. A size of 1 or more means that the layer has room for all of the input.",
         "Noise known: a lower bound (Barber & Agakov 2003) on the information about the noise, I(input; code | clean "
@@ -174,5 +175,5 @@ def caveats(config: ReproduceConfig, results: Sequence[Result]) -> list[str]:
         "The outputs are taken as the networks give them, float32 and not clamped. Rounded to the 8 bits of a picture "
         "file, what was hidden there may be gone: the row on 8 bits.",
         f"One data set ({cell.dataset}), one noise level, one seed; {len(layers[0]['mse']):,} test images, over which "
-        f"the intervals are; budget {config.budget}, {min(trained):,} to {max(trained):,} images a network.",
+        f"the intervals are; budget {config.budget}, {span(trained)} images a network.",
     ]

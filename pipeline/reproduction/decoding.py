@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.pairs import Pairs, make_pairs
 from pipeline.reproduction.cells import Cell
 from pipeline.reproduction.config import Budget
 from pipeline.reproduction.decoder import LAYERS, WIDTH, Decoder, gain_nats, noise_nats
-from pipeline.reproduction.run_cell import Result, run_cell
+from pipeline.reproduction.run_cell import Result, message, run_cell
 from pipeline.tasks import stored_fields
 from pipeline.trained import Trained, load_trained
 from sharding import Dataset, ShardReader
@@ -64,8 +65,10 @@ def decode_cell(cell: Cell, decoding: Decoding, threads: int | None = None) -> R
     if found is None:
         try:
             found = {"layers": measure_layers(cell, decoding)}
-        except ValueError as error:
-            return Result(cell, error=str(error))
+        except Exception as error:  # whatever it is, the other networks go on
+            if os.environ.get("IRAE_DEBUG"):
+                raise
+            return Result(cell, error=message(error))
         run.write_json(name, found)
     return Result(cell, {**result.metrics, **found}, result.trained, result.psnr_db)
 
@@ -147,14 +150,16 @@ class Images:
 
 
 def codes_of(model: Restorer, degraded: Tensor, sigma_255: Tensor | None) -> dict[str, Tensor]:
-    """What the network gives out, unclamped, and what its narrowest layer does; by one pass."""
+    """What the network gives out, unclamped, and what its narrowest layer does; by one pass where one gives both."""
     outputs: list[Tensor] = []
     hook = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         narrowest = model.narrowest(degraded, sigma_255)
     finally:
         hook.remove()
-    return {"output": outputs[-1], "narrowest": narrowest}
+    # IRAE finds its narrowest layer without the pass to the output.
+    output = outputs[-1] if outputs else model(degraded, sigma_255)
+    return {"output": output, "narrowest": narrowest}
 
 
 def train_decoders(trained: Trained, images: Images, decoding: Decoding) -> tuple[dict[str, Decoder], int]:

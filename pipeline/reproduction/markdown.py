@@ -93,5 +93,8 @@ def _details(rows: Sequence[Row]) -> list[str]:
 
 def span(values: Sequence[float]) -> str:
     """One number, or the least and the most."""
-    texts = [f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in (min(values), max(values))]
+    texts = [
+        f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+        for value in (min(values), max(values))
+    ]
     return " to ".join(dict.fromkeys(texts))

@@ -40,9 +40,14 @@ def run_cell(cell: Cell, threads: int | None = None) -> Result:
     except Exception as error:  # whatever it is, the other cells go on
         if os.environ.get("IRAE_DEBUG"):
             raise
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return Result(cell, error=f"{kind}{error}")
+        return Result(cell, error=message(error))
     return Result(cell, metrics, trained, psnr_db)
+
+
+def message(error: Exception) -> str:
+    """A ValueError of ours is a sentence; others need their kind beside them."""
+    sentence = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+    return str(error) if sentence else f"{type(error).__name__}: {error}"
 
 
 def train_cell(cell: Cell) -> dict[str, Any]:
