@@ -52,29 +52,30 @@ class Restorer(nn.Module):
         here, apart from what is led around it (the input itself where the network predicts a residual, a U-Net's
         bridges).
         """
-        return min(reversed(self.layer_outputs(degraded, sigma_255)[:-1]), key=torch.numel)
+        outputs = [output for _, output in self.passes(degraded, sigma_255)]
+        return min(reversed(outputs[:-1]), key=torch.numel)
 
-    def layer_outputs(self, degraded: Tensor, sigma_255: Sigma255 = None) -> list[Tensor]:
-        """What each layer gives out, in the order in which they run; the same tensor twice where one works in place."""
-        outputs: list[Tensor] = []
+    def passes(self, degraded: Tensor, sigma_255: Sigma255 = None) -> list[tuple[Tensor, Tensor]]:
+        """What each layer is given and gives out, in the order in which they run; one tensor if it works in place."""
+        found: list[tuple[Tensor, Tensor]] = []
         layers = [module for module in self.modules() if not list(module.children())]
-        hooks = [layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output)) for layer in layers]
+        hooks = [layer.register_forward_hook(lambda layer, given, out: found.append((given[0], out))) for layer in layers]
         try:
             self(degraded, sigma_255)
         finally:
             for hook in hooks:
                 hook.remove()
-        return outputs
+        return found
 
 
 @torch.no_grad()
 def numbers_per_pixel(model: Restorer) -> list[float]:
-    """How many numbers each layer gives out for each pixel of an image: what its activations take. Not for IRAE, whose
-    layers are functions."""
+    """How many numbers each tensor between the layers has for each pixel of an image: what activations take. Not for
+    IRAE, whose layers are functions."""
     side, device = 16, next(model.parameters()).device
-    outputs = model.layer_outputs(torch.zeros(1, 3, side, side, device=device), 0.0)
-    different = {id(output): output for output in outputs}
-    return [output.numel() / side**2 for output in different.values()]
+    passes = model.passes(torch.zeros(1, 3, side, side, device=device), 0.0)
+    different = {id(tensor): tensor for one in passes for tensor in one}
+    return [tensor.numel() / side**2 for tensor in different.values()]
 
 
 def pad_to_multiple(images: Tensor, multiple: int, mode: str = "reflect") -> Tensor:

@@ -15,6 +15,8 @@ FLOATS_PER_WIDTH, FLOATS_PER_CHANNEL = 5.0, 6.0
 """Activations that a flow step keeps, for each pixel of its level: for each hidden channel, for each channel."""
 COPIES = 6
 """Of the weights: themselves, gradients, Adam's two, two more while a checkpoint is written."""
+WORKING = 6
+"""Of the largest activation of another system, besides the activations themselves: what convolutions work with."""
 REVERSIBLE_STEPS = 3
 """With `reversible`, so many steps' activations are kept, whatever K is."""
 
@@ -32,7 +34,8 @@ def predicted_mb(config: TrainConfig, parameters: int, image_size: int) -> float
 def layer_floats(config: TrainConfig) -> float:
     """Activations of all layers of a system that is none of IRAE, for each pixel of the image."""
     with torch.device("meta"):
-        return sum(numbers_per_pixel(build(config.system, config.model)))
+        numbers = numbers_per_pixel(build(config.system, config.model))
+    return sum(numbers) + WORKING * max(numbers)
 
 
 def irae_floats_per_pixel(config: TrainConfig) -> float:
