@@ -58,8 +58,12 @@ class Restorer(nn.Module):
     def passes(self, degraded: Tensor, sigma_255: Sigma255 = None) -> list[tuple[Tensor, Tensor]]:
         """What each layer is given and gives out, in the order in which they run; one tensor if it works in place."""
         found: list[tuple[Tensor, Tensor]] = []
-        layers = [module for module in self.modules() if not list(module.children())]
-        hooks = [layer.register_forward_hook(lambda layer, given, out: found.append((given[0], out))) for layer in layers]
+
+        def note(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            found.append((given[0], output))
+
+        layers = (module for module in self.modules() if not list(module.children()))
+        hooks = [layer.register_forward_hook(note) for layer in layers]
         try:
             self(degraded, sigma_255)
         finally:
