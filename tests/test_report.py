@@ -27,6 +27,7 @@ from pipeline.presets import PRESETS
 from pipeline.report import main as report
 from pipeline.report_page.collect import read_run, read_runs
 from pipeline.report_page.commands import commands, train_command
+from pipeline.report_page.curves import inverses, trainings
 from pipeline.report_page.pictures import worst_place
 from pipeline.report_page.plots import HEIGHT, WIDTH, Line, draw, number
 from pipeline.report_page.tables import make_table
@@ -45,7 +46,18 @@ TABLE: dict[str, Any] = {
     "caveats": [f"short {HOSTILE}"],
     "order_agrees": {"celeba noise25": True},
     "rows": [
-        {"dataset": "celeba", "task_label": "noise25", "system": "dncnn", "psnr_db": 29.0, "paper_psnr_db": 29.434},
+        {
+            "dataset": "celeba",
+            "task_label": "noise25",
+            "system": "dncnn",
+            "psnr_db": 29.0,
+            "paper_psnr_db": 29.434,
+            "psnr_db_low": 28.9,
+            "psnr_db_high": 29.1,
+            "parameters": 1483136,
+            "trained_images": 640,
+            "seeds": [0, 1],
+        },
         {"dataset": "celeba", "task_label": "noise25", "system": "irae", "psnr_db": 30.5, "paper_psnr_db": 31.0795},
         {"dataset": "celeba", "task_label": "noise50", "system": "irae", "psnr_db": None, "paper_psnr_db": 28.0887},
     ],
@@ -176,6 +188,19 @@ def test_runs_of_the_same_images_are_compared_and_others_stand_apart(capsys: pyt
     assert Path("report.html").read_text() == text, "the same runs give the same bytes"
 
 
+def test_curves_and_the_inverse_of_the_runs() -> None:
+    runs = read_runs(["irae", "arcnn", "new"])
+    same, new = trainings(runs)
+    assert [run.name for run in same.runs] == ["irae", "arcnn"] and [run.name for run in new.runs] == ["new"]
+    for training in (same, new):
+        assert len(training.plots) == 3
+        assert "–" not in {text for _, row in training.rows for _, text in row}
+    found = inverses(runs)
+    assert [run.name for run in found.without] == ["arcnn"] and len(found.plots) == 3
+    assert dict(found.rows[0][1])["Round trip, evaluated images"] != "–"
+    assert dict(found.rows[1][1])["Round trip, evaluated images"] == "–", "not evaluated"
+
+
 def test_pictures_that_only_one_run_keeps(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store / "runs/arcnn", tmp_path / "arcnn")
     kept = best_median_worst(read_run("irae").evaluations[0].images)["worst"]
@@ -299,4 +324,8 @@ def test_table_marks_the_highest_and_shows_the_papers() -> None:
     dncnn, irae = rows[0].cells
     assert (irae.psnr_db, irae.paper, irae.best, irae.paper_best) == ("30.50", "31.08", True, True)
     assert (dncnn.psnr_db, dncnn.paper, dncnn.best, dncnn.paper_best) == ("29.00", "29.43", False, False)
+    assert dncnn.low_high == "28.90 – 29.10" and irae.low_high == ""
+    assert len(table.measured) == 2, "what was not measured is not among the figures"
+    for heading, text in {"Parameters": "1,483,136", "Trained on (images)": "640", "Seeds": "0, 1"}.items():
+        assert dict(table.measured[0])[heading] == text
     assert [cell.paper for cell in rows[1].cells] == ["", "28.09"] and rows[1].cells[1].psnr_db == ""

@@ -23,7 +23,7 @@ def commands(run: RunFacts) -> list[str]:
         return []
     again = f"{run.name}-again"
     found = [train_command(config, again)]
-    found += [evaluate_command(evaluation, again, str(run.config.get("data"))) for evaluation in run.evaluations]
+    found += [evaluate_command(run, evaluation, again) for evaluation in run.evaluations]
     return found if run.evaluations else [*found, shlex.join(["python", "-m", "pipeline.evaluate", "--run", again])]
 
 
@@ -49,16 +49,17 @@ def option(name: str, value: Any) -> list[str]:
     return [f"--{dashed}", str(value)]
 
 
-def evaluate_command(evaluation: Evaluation, run: str, trained_on: str, keep: Sequence[str] = ()) -> str:
-    """`python -m pipeline.evaluate` as it was asked, for any run; `keep`: keys of pictures to keep besides."""
+def evaluate_command(run: RunFacts, evaluation: Evaluation, name: str, keep: Sequence[str] = ()) -> str:
+    """`python -m pipeline.evaluate` as it was asked, for the run of this name or URL; `keep`: keys of pictures to keep
+    besides."""
     metrics = evaluation.metrics
-    words = ["python", "-m", "pipeline.evaluate", "--run", run]
-    if metrics["data"] != trained_on:
+    words = ["python", "-m", "pipeline.evaluate", "--run", name]
+    if metrics["data"] != run.config.get("data"):
         words += ["--data", metrics["data"]]
     for name, key, usual in (
         ("split", "split", "test"),
         ("protocol", "protocol", "standard"),
-        ("sigma-255", "sigma_255", None),
+        ("sigma-255", "sigma_255", run.config.get("sigma_255")),
         ("seed", "noise_seed", 0),
     ):
         if metrics.get(key) not in (None, usual):

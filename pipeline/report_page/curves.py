@@ -77,7 +77,7 @@ def ending(run: RunFacts) -> list[tuple[str, str]]:
         ("Epochs", texts(last.get("epoch"), "{:.1f}")),
         ("Time", duration(last.get("train_s"))),
         ("Images/s", texts(last.get("images_per_sec"), "{:,.0f}")),
-        ("Loss", texts(last.get("Loss"), "{:.4f}")),
+        ("Loss", texts(last.get("loss"), "{:.4f}")),
         ("Best validation PSNR (dB)", texts(best, "{:.2f}")),
     ]
 

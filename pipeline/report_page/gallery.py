@@ -103,7 +103,7 @@ def make_gallery(members: Sequence[Member], ranked: Mapping[str, str]) -> Galler
         [study(key, ranks[key], pictures[key], members, largest) for key in ranks if key in pictures],
         largest,
         [
-            (run, keys, evaluate_command(evaluation, run.url, str(run.config.get("data")), keys))
+            (run, keys, evaluate_command(run, evaluation, run.url, keys))
             for run, evaluation in members
             if (keys := lacking(evaluation, ranks))
         ],

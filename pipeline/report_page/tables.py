@@ -109,7 +109,7 @@ def cells_of(row: Sequence[dict[str, Any]]) -> list[TableCell]:
 
 def everything(row: dict[str, Any]) -> list[tuple[str, str]]:
     """One measured cell, spelled out."""
-    seeds, low, high = row.get("Seeds"), row.get("psnr_db_low"), row.get("psnr_db_high")
+    seeds, low, high = row.get("seeds"), row.get("psnr_db_low"), row.get("psnr_db_high")
     return [
         ("Data set", str(row["dataset"])),
         ("Task", task_title(str(row["task_label"]))),
@@ -118,7 +118,7 @@ def everything(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("Over the seeds", f"{low:.2f} – {high:.2f}" if is_number(low) and is_number(high) else ""),
         ("SSIM", form(row.get("ssim"), "{:.4f}")),
         ("SSIM, released code’s", form(row.get("ssim_released"), "{:.4f}")),
-        ("Parameters", form(row.get("Parameters"), "{:,.0f}")),
+        ("Parameters", form(row.get("parameters"), "{:,.0f}")),
         ("Trained on (images)", form(row.get("trained_images"), "{:,.0f}")),
         ("Images/s", form(row.get("images_per_sec"), "{:,.0f}")),
         ("Seeds", ", ".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds or "")),
