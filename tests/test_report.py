@@ -105,6 +105,13 @@ def make_page(*runs: str, **options: Any) -> str:
     return Path(options.get("out", "report.html")).absolute().as_uri()
 
 
+def place_of(page: Page, selector: str) -> list[float]:
+    """Left, middle height and width of the first such element, which is scrolled to."""
+    page.evaluate(f"document.querySelector('{selector}').scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    box = f"document.querySelector('{selector}').getBoundingClientRect()"
+    return page.evaluate(f"(box => [box.left, box.top + box.height / 2, box.width])({box})")
+
+
 def check(page: Page, url: str, width: int) -> None:
     """What holds for every page: nothing is asked for but itself, all pictures are there, nothing sticks out."""
     page.open(url, width)
@@ -146,10 +153,7 @@ def test_slider_moves_and_versions_are_chosen(page: Page) -> None:
     assert page.evaluate("document.activeElement.value") == "60"
     assert page.evaluate(clip) != before
     assert "60 % degraded" in page.evaluate("document.activeElement.getAttribute('aria-valuetext')")
-    page.evaluate("document.querySelector('.stage').scrollIntoView({block: 'center', behavior: 'instant'})")
-    x, y, width = page.evaluate(
-        "(b => [b.left, b.top + b.height / 2, b.width])(document.querySelector('.stage').getBoundingClientRect())"
-    )
+    x, y, width = place_of(page, ".stage")
     page.click(x + width / 4, y)
     assert abs(int(page.evaluate("document.querySelector('.stage input').value")) - 25) <= 1, "where it was pressed"
     choose = "(s => { s.value = '%s'; s.dispatchEvent(new Event('change')); })(document.querySelectorAll('select')[%d])"
@@ -326,6 +330,24 @@ def test_table_marks_the_highest_and_shows_the_papers() -> None:
     assert (dncnn.psnr_db, dncnn.paper, dncnn.best, dncnn.paper_best) == ("29.00", "29.43", False, False)
     assert dncnn.low_high == "28.90 – 29.10" and irae.low_high == ""
     assert len(table.measured) == 2, "what was not measured is not among the figures"
-    for heading, text in {"Parameters": "1,483,136", "Trained on (images)": "640", "Seeds": "0, 1"}.items():
+    for heading, text in {"Parameters": "1,483,136", "Images trained on": "640", "Seeds": "0, 1"}.items():
         assert dict(table.measured[0])[heading] == text
     assert [cell.paper for cell in rows[1].cells] == ["", "28.09"] and rows[1].cells[1].psnr_db == ""
+
+
+def test_a_run_that_has_only_begun(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    shutil.copy(store / "runs/irae/config.json", tmp_path / "begun")
+    make_page(f"{tmp_path}/begun")
+    text = Path("report.html").read_text()
+    assert "no curves yet" in text and "not evaluated yet" in text and "pipeline.train --preset laptop" in text
+
+
+@needs_chromium
+def test_a_pointer_reads_the_curves(page: Page) -> None:
+    page.open(make_page("irae"))
+    x, y, width = place_of(page, ".plots svg")
+    read = "document.querySelector('.plots .reading').textContent"
+    assert " at " not in page.evaluate(read)
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + width / 2, y=y)
+    assert " at 48" in page.evaluate(read), "the first of two validations is the nearest"

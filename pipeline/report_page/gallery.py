@@ -71,7 +71,9 @@ class Study:
 
     key: str
     ranks: list[str]
+    width: int
     side: int
+    """Of the window, px."""
     shown: list[CloseUp]
 
 
@@ -193,4 +195,4 @@ def study(key: str, ranks: list[str], versions: Versions, members: Sequence[Memb
         close_up("degraded", None, versions["degraded"]),
         *(close_up(members[place][0].label, members[place][0].color, pixels) for place, pixels in outputs.items()),
     ]
-    return Study(key, ranks, side, shown)
+    return Study(key, ranks, width, side, shown)

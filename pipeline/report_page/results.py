@@ -19,10 +19,10 @@ COLUMNS = (
     ("gain_db", "Gain (dB)", "{:+.2f}", False),
     ("psnr_db_hole_restored", "PSNR in the hole (dB)", "{:.2f}", True),
     ("ssim_restored", "SSIM", "{:.4f}", True),
-    ("ssim_released_restored", "SSIM, released code’s", "{:.4f}", True),
+    ("ssim_released_restored", "SSIM (released)", "{:.4f}", True),
     ("parameters", "Parameters", "{:,.0f}", False),
-    ("trained_images", "Trained on (images)", "{:,.0f}", False),
-    ("images_per_sec", "Images/s", "{:,.0f}", False),
+    ("trained_images", "Images trained on", "{:,.0f}", False),
+    ("images_per_sec", "Images/s", "{:,.1f}", False),
 )
 """Name of the figure, heading, format, whether the largest one is marked."""
 PROTOCOL = {
@@ -37,7 +37,7 @@ PROTOCOL = {
     "protocol": "Protocol",
     "psnr": "PSNR",
     "ssim": "SSIM",
-    "ssim_released": "SSIM, released code’s",
+    "ssim_released": "SSIM (released)",
     "precision": "Precision",
 }
 

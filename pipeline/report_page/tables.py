@@ -117,9 +117,9 @@ def everything(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("PSNR (dB)", form(row.get("psnr_db"), "{:.3f}")),
         ("Over the seeds", f"{low:.2f} – {high:.2f}" if is_number(low) and is_number(high) else ""),
         ("SSIM", form(row.get("ssim"), "{:.4f}")),
-        ("SSIM, released code’s", form(row.get("ssim_released"), "{:.4f}")),
+        ("SSIM (released)", form(row.get("ssim_released"), "{:.4f}")),
         ("Parameters", form(row.get("parameters"), "{:,.0f}")),
-        ("Trained on (images)", form(row.get("trained_images"), "{:,.0f}")),
+        ("Images trained on", form(row.get("trained_images"), "{:,.0f}")),
         ("Images/s", form(row.get("images_per_sec"), "{:,.0f}")),
         ("Seeds", ", ".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds or "")),
     ]
