@@ -59,7 +59,9 @@ class Restorer(nn.Module):
         """What each layer is given and gives out, in the order in which they run; one tensor if it works in place."""
         found: list[tuple[Tensor, Tensor]] = []
         layers = [module for module in self.modules() if not list(module.children())]
-        hooks = [layer.register_forward_hook(lambda layer, given, out: found.append((given[0], out))) for layer in layers]
+        hooks = [
+            layer.register_forward_hook(lambda layer, given, out: found.append((given[0], out))) for layer in layers
+        ]
         try:
             self(degraded, sigma_255)
         finally:

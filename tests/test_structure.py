@@ -97,7 +97,7 @@ def test_model_sharding_and_loop_import_without_the_extras() -> None:
     subprocess.run([sys.executable, "-c", IMPORT_WITHOUT], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("command", ["shard", "train", "tune", "evaluate", "restore", "doctor", "guard"])
+@pytest.mark.parametrize("command", ["shard", "train", "tune", "evaluate", "restore", "published", "doctor", "guard"])
 def test_help_is_instant(command: str) -> None:
     """No heavy library is loaded for it."""
     code = (
