@@ -443,6 +443,24 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class PublishedConfig:
+    """Make a run of the weights that the authors of FFDNet and DnCNN publish, to be evaluated beside one's own."""
+
+    file: PositionalPath
+    """Their MATLAB file with the network for colour images."""
+    name: str | None = None
+    """Name of the run. Default: the file's."""
+    out: str | None = None
+    """URL of the run's folder. Default: IRAE_STORE/runs/NAME."""
+    sigma_255: Sigma = "blind"
+    """Noise that the weights are for, in units of 1/255, or blind: any."""
+
+    def __post_init__(self) -> None:
+        if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
+            refuse([f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind."])
+
+
+@dataclass(frozen=True)
 class DoctorConfig:
     """Look at this machine, or at every machine of the cluster that runs here; each problem with what to do.
 

@@ -97,7 +97,7 @@ def test_model_sharding_and_loop_import_without_the_extras() -> None:
     subprocess.run([sys.executable, "-c", IMPORT_WITHOUT], check=True, cwd=ROOT)
 
 
-COMMANDS = ("shard", "train", "tune", "evaluate", "restore", "report", "reproduce", "doctor", "guard")
+COMMANDS = ("shard", "train", "tune", "evaluate", "restore", "report", "reproduce", "published", "doctor", "guard")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
