@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,15 @@ class Board:
 
     def __init__(self, store: Storage, images_seen: int) -> None:
         self.store = store.at(FOLDER)
-        self._folder = tempfile.TemporaryDirectory(prefix="irae-tensorboard-")
+        self._folder = Path(tempfile.mkdtemp(prefix="irae-tensorboard-"))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             self.writer = None
         else:
-            self.writer = SummaryWriter(self._folder.name, purge_step=images_seen + 1 if images_seen else None)
+            self.writer = SummaryWriter(str(self._folder), purge_step=images_seen + 1 if images_seen else None)
+        # Also for a board that nobody closed: its writer's thread must end before its folder goes.
+        self.close = weakref.finalize(self, _end, self.writer, self._folder)
 
     def add(self, row: dict[str, Any]) -> None:
         """Every figure of the row, at its number of images seen."""
@@ -46,11 +50,11 @@ class Board:
         """Copy the event files to the store."""
         if self.writer:
             self.writer.flush()
-            for path in Path(self._folder.name).iterdir():
+            for path in self._folder.iterdir():
                 self.store.put_file(path.name, path)
 
-    def close(self) -> None:
-        """End the writer's thread before its folder goes."""
-        if self.writer:
-            self.writer.close()
-        self._folder.cleanup()
+
+def _end(writer: Any, folder: Path) -> None:
+    if writer:
+        writer.close()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -285,7 +285,8 @@ def test_ranks_are_of_the_images(psnrs: list[float]) -> None:
     assert best_median_worst(rows[::-1]) == best_median_worst(rows)
 
 
-VALUES = st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0])
+EXTREMES = [math.nan, math.inf, -math.inf, 0.0, 5e-324, 1e-308, 1e308, -1e308, 1e300]
+VALUES = st.floats(-1e9, 1e9) | st.sampled_from(EXTREMES) | st.floats()
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), VALUES), max_size=400), st.booleans(), st.booleans())

@@ -11,6 +11,8 @@ WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 38
 POINTS = 300
 """Of a line at most."""
+LARGEST = 1e300
+"""Size of a number that is drawn, far enough from a float's end to compute with."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Point = tuple[float, float]
 
@@ -79,11 +81,11 @@ def draw(
     x_label: str = "images seen",
     goes_on: bool = True,
 ) -> Plot | None:
-    """None when there is nothing to draw. `log`: the vertical axis; what is not above 0 is left out. `goes_on`: from 0
-    to a last value, which is marked."""
+    """None when there is nothing to draw. `log`: the vertical axis; what is not above 0 is left out, as is what is
+    beyond `LARGEST`. `goes_on`: from 0 to a last value, which is marked."""
 
     def is_shown(y: float) -> bool:
-        return math.isfinite(y) and (y > 0 or not log)
+        return abs(y) <= LARGEST and (y >= 1 / LARGEST or not log)
 
     shown = [replace(line, points=thin(line.points)) for line in lines]
     shown = [line for line in shown if any(is_shown(y) for _, y in line.points)]
