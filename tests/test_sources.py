@@ -20,7 +20,7 @@ from PIL import Image
 
 from sharding.decode import BadImage, crop_resize
 from sharding.degrade import keyed_bits
-from sharding.sources import LONGEST_KEY, SPLITS, Source, SourceImage, hash_split, open_source, safe_key
+from sharding.sources import LONGEST_KEY, SPLITS, Source, SourceImage, hash_split, hold_out, open_source, safe_key
 from sharding.sources.synthetic import dead_leaves
 
 SAFE = re.compile(r"[A-Za-z0-9_/-]+")
@@ -57,6 +57,14 @@ def splits(source: Source) -> dict[str, str]:
         assert pixels.shape == (source.size, source.size, 3) and pixels.dtype == np.uint8
         assert isinstance(data, bytes) and pixels.flags.c_contiguous
     return {image.key: image.split for image in images}
+
+
+def unheld(found: dict[str, str]) -> dict[str, str]:
+    """Splits as they were before a part of train was held out as val, by the rule that says which."""
+    for key, split in found.items():
+        (rule,) = hold_out([SourceImage(key, "", "train")])
+        assert split == rule.split if split in ("train", "val") else split == "test"
+    return {key: "train" if split == "val" else split for key, split in found.items()}
 
 
 def problem(source: Source) -> str:
@@ -149,7 +157,7 @@ def test_celeba_hq_splits(tmp_path: Path, names: str) -> None:
     assert splits(source) == dict(zip(keys, official, strict=True))
     assert source.settings()["split"] == "official"
     released = open_source("celeba-hq", tmp_path, size=32, split="released")
-    assert splits(released) == dict(zip(keys, ["train"] * 4 + ["test"] * 2, strict=True))
+    assert unheld(splits(released)) == dict(zip(keys, ["train"] * 4 + ["test"] * 2, strict=True))
     (tmp_path / "CelebA-HQ-to-CelebA-mapping.txt").unlink()
     assert "mapping" in problem(released)
     assert splits(source) == {key: hash_split(key) for key in keys}
@@ -187,7 +195,7 @@ def test_cub(tmp_path: Path) -> None:
     make_cub(tmp_path / "CUB_200_2011")
     source = open_source("cub", tmp_path)
     keys = [f"{bird:03d}_Some_Bird/Some_Bird_{n}" for bird in (1, 2) for n in range(3)]
-    assert splits(source) == dict(zip(keys, ["train", "test"] * 3, strict=True))
+    assert unheld(splits(source)) == dict(zip(keys, ["train", "test"] * 3, strict=True))
     assert [image.label for image in source.images()] == [1, 1, 1, 2, 2, 2]
     inner = open_source("cub", tmp_path / "CUB_200_2011")
     assert inner.images() == source.images()  # the same data set wherever the root points
@@ -237,7 +245,7 @@ def test_flowers(tmp_path: Path) -> None:
     assert splits(source) == dict(zip(keys, ["test", "val", "test", "train", "test", "val"], strict=True))
     assert [image.label for image in source.images()] == [77, 77, 3, 4, 5, 102]
     released = open_source("flowers", tmp_path, split="released")
-    assert splits(released) == dict(zip(keys, ["train", "test", "train", "test", "train", "test"], strict=True))
+    assert unheld(splits(released)) == dict(zip(keys, ["train", "test", "train", "test", "train", "test"], strict=True))
     image, buffer = picture(1, 600, 500), io.BytesIO()
     image.save(buffer, "PNG")
     np.testing.assert_array_equal(source.pixels(source.images()[0], buffer.getvalue()), crop_resize(image, 400, 128))
@@ -331,6 +339,15 @@ def test_hash_split_has_its_shares_and_keeps_them() -> None:
     assert [hash_split(key) for key in ("key0", "key13", "key84")] == ["train", "val", "test"]
 
 
+def test_held_out_is_a_tenth_of_train_and_nothing_else() -> None:
+    images = [SourceImage(f"key{number}", "", "train" if number % 2 else "test", number) for number in range(10_000)]
+    held = hold_out(images)
+    assert abs(sum(image.split == "val" for image in held) - 500) < 95
+    assert [unheld({image.key: image.split})[image.key] for image in held] == [image.split for image in images]
+    assert [(image.key, image.label) for image in held] == [(image.key, image.label) for image in images]
+    assert hold_out(images[:100]) == held[:100]  # more images move none
+
+
 # Synthetic
 
 
@@ -402,8 +419,8 @@ def test_settings_are_json_without_the_local_path(tmp_path: Path) -> None:
     ("name", "folder", "counts"),
     [
         ("celeba", "celeba", {"train": 7000, "val": 500, "test": 500}),
-        ("cub", "cub", {"train": 270, "test": 213}),
-        ("cub", "cub/CUB_200_2011", {"train": 270, "test": 213}),
+        ("cub", "cub", {"train": 249, "val": 21, "test": 213}),
+        ("cub", "cub/CUB_200_2011", {"train": 249, "val": 21, "test": 213}),
         ("flowers", "flowers", {"train": 100, "val": 100, "test": 1000}),
         ("folder", "cbsd68", {"train": 61, "val": 2, "test": 5}),
     ],

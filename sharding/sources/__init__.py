@@ -11,7 +11,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ import numpy as np
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 HASH_SPLIT = "90/5/5 by the hash of the key"
+HELD_OUT = "a tenth of train is val, by the hash of the key"
 MIN_SIZE = 8
 LONGEST_KEY = 80
 _READ_BYTES = 1 << 17
@@ -195,5 +196,18 @@ def safe_key(path: str) -> str:
 
 def hash_split(key: str) -> str:
     """train, val or test with shares of 90, 5 and 5 %: of the key alone, so that more images move none."""
-    share = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") / 2**64
+    share = _hash_share(key)
     return "train" if share < 0.9 else "val" if share < 0.95 else "test"
+
+
+def hold_out(images: Iterable[SourceImage]) -> list[SourceImage]:
+    """For splits without val, which training needs: the same images, a tenth of train as val, by the key alone."""
+    return [
+        replace(image, split="val") if image.split == "train" and _hash_share(image.key) < 0.1 else image
+        for image in images
+    ]
+
+
+def _hash_share(key: str) -> float:
+    """A number in [0, 1) that stands for the key."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") / 2**64

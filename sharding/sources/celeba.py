@@ -12,12 +12,14 @@ import numpy as np
 from sharding.decode import crop_resize, decode_rgb
 from sharding.sources import (
     HASH_SPLIT,
+    HELD_OUT,
     SourceImage,
     check_choice,
     check_listed,
     check_size,
     find_below,
     hash_split,
+    hold_out,
     image_names,
     read_file,
     read_table,
@@ -69,8 +71,8 @@ class CelebaHq:
     """CelebA-HQ: one folder of square faces, whose names end in their number (0.jpg, 00000.png, imgHQ00000.png).
 
     Splits: "official" are CelebA's, found by the mapping file and CelebA's partition beside the images; "released"
-    are those of the paper's code, which trains on train and val; "hash" is 90/5/5 by the hash of the key; "auto" is
-    official where a mapping file is there, else hash.
+    are those of the paper's code, which trains on train and val (a tenth of both is held out as val); "hash" is 90/5/5
+    by the hash of the key; "auto" is official where a mapping file is there, else hash.
     """
 
     root: Path
@@ -83,8 +85,8 @@ class CelebaHq:
         check_choice("split", self.split, HQ_SPLITS)
 
     def settings(self) -> dict[str, Any]:
-        rule = self._rule()
-        return {"source": self.name, "size": self.size, "crop": None, "split": HASH_SPLIT if rule == "hash" else rule}
+        names = {"official": "official", "released": f"released; {HELD_OUT}", "hash": HASH_SPLIT}
+        return {"source": self.name, "size": self.size, "crop": None, "split": names[self._rule()]}
 
     def images(self) -> list[SourceImage]:
         folder = find_below(self.root, "CelebA-HQ-img", ".")
@@ -96,7 +98,8 @@ class CelebaHq:
         else:
             splits = self._official_splits(files)
         below = folder.relative_to(self.root)
-        return sorted(SourceImage(safe_key(file), (below / file).as_posix(), splits[file]) for file in files)
+        images = sorted(SourceImage(safe_key(file), (below / file).as_posix(), splits[file]) for file in files)
+        return hold_out(images) if self._rule() == "released" else images
 
     def read(self, image: SourceImage) -> bytes:
         return read_file(self.root, image.file)

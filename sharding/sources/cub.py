@@ -12,10 +12,12 @@ import numpy as np
 
 from sharding.decode import crop_resize, decode_rgb
 from sharding.sources import (
+    HELD_OUT,
     SourceImage,
     check_listed,
     check_size,
     find_below,
+    hold_out,
     image_names,
     read_file,
     read_table,
@@ -30,8 +32,8 @@ CROP = 300
 class Cub:
     """CUB-200-2011 as its authors publish it; `root` is CUB_200_2011 or the folder that holds it.
 
-    The split is the official one, which has train and test only: `val` is empty. The centre crop is the paper's,
-    300 px. Labels are the species, 1 to 200.
+    The split is the official one, which has train and test only; a tenth of train is held out as val. The centre crop
+    is the paper's, 300 px. Labels are the species, 1 to 200.
     """
 
     root: Path
@@ -42,7 +44,7 @@ class Cub:
         check_size(self.size)
 
     def settings(self) -> dict[str, Any]:
-        return {"source": self.name, "size": self.size, "crop": CROP, "split": "official"}
+        return {"source": self.name, "size": self.size, "crop": CROP, "split": f"official; {HELD_OUT}"}
 
     def images(self) -> list[SourceImage]:
         base = self._base()
@@ -51,10 +53,11 @@ class Cub:
         is_train = _read_column(find_below(base, "train_test_split.txt"), list_path, files.keys(), 1)
         labels = _read_column(find_below(base, "image_class_labels.txt"), list_path, files.keys(), 200)
         check_listed(list_path, set(files.values()), _bird_names(find_below(base, "images")))
-        return sorted(
+        images = [
             SourceImage(safe_key(file), f"images/{file}", "train" if is_train[i] == 1 else "test", labels[i])
             for i, file in files.items()
-        )
+        ]
+        return sorted(hold_out(images))
 
     def read(self, image: SourceImage) -> bytes:
         return read_file(self._base(), image.file)

@@ -10,11 +10,13 @@ import numpy as np
 
 from sharding.decode import crop_resize, decode_rgb
 from sharding.sources import (
+    HELD_OUT,
     SourceImage,
     check_choice,
     check_listed,
     check_size,
     find_below,
+    hold_out,
     image_names,
     read_file,
     safe_key,
@@ -25,14 +27,16 @@ SPLIT_OF = {
     "official": {"trnid": "train", "valid": "val", "tstid": "test"},
     "released": {"tstid": "train", "trnid": "test", "valid": "test"},
 }
+SPLIT_NAME = {"official": "official", "released": f"released; {HELD_OUT}"}
 
 
 @dataclass(frozen=True)
 class Flowers:
     """Oxford Flowers 102 as its authors publish it: jpg/, setid.mat, imagelabels.mat.
 
-    Splits: "official", or "released", the paper's code: training on the large test set, testing on the other two.
-    The centre crop is the paper's, 400 px. Labels are those of imagelabels.mat.
+    Splits: "official", or "released", the paper's code: training on the large test set, testing on the other two; a
+    tenth of what is trained on is held out as val. The centre crop is the paper's, 400 px. Labels are those of
+    imagelabels.mat.
     """
 
     root: Path
@@ -45,7 +49,7 @@ class Flowers:
         check_choice("split", self.split, SPLIT_OF)
 
     def settings(self) -> dict[str, Any]:
-        return {"source": self.name, "size": self.size, "crop": CROP, "split": self.split}
+        return {"source": self.name, "size": self.size, "crop": CROP, "split": SPLIT_NAME[self.split]}
 
     def images(self) -> list[SourceImage]:
         folder = find_below(self.root, "jpg")
@@ -57,11 +61,12 @@ class Flowers:
         check_listed(set_path, {_file(number) for number in numbers}, image_names(folder))
         if max(numbers) > len(labels):
             raise ValueError(f"{label_path} has {len(labels)} labels, but {set_path.name} names image {max(numbers)}.")
-        return sorted(
+        images = [
             SourceImage(safe_key(_file(number)), f"jpg/{_file(number)}", SPLIT_OF[self.split][name], labels[number - 1])
             for name, members in sets.items()
             for number in members
-        )
+        ]
+        return sorted(hold_out(images) if self.split == "released" else images)
 
     def read(self, image: SourceImage) -> bytes:
         return read_file(self.root, image.file)
