@@ -185,6 +185,8 @@ class Trainer:
         """Step after step, to the end of the schedule or the budget."""
         self.clock.start()
         stop = self.finished
+        if stop and self.images_seen and not self._is_validated:
+            self._save(self._validate(epoch_ended=False))
         while not stop:
             result = self._step(*self._next_pairs())
             self.images_seen += self.config.global_batch
@@ -202,6 +204,11 @@ class Trainer:
             if check_due or stop or result.signals["checkpoint"]:
                 self._save(best)
         self.loader.close()
+
+    @property
+    def _is_validated(self) -> bool:
+        """Not when a run was ended between its last checkpoint and the validation of its end."""
+        return any(r["images_seen"] == self.images_seen and r.get("val_psnr_db") is not None for r in self.rows)
 
     def _between_epochs(self) -> bool:
         """Whether the step that just ended completed a multiple of `validate_images`."""

@@ -245,6 +245,26 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(data: str, tmp_path: Pat
     assert resumed.images_seen == int(earlier)
 
 
+def test_end_is_validated_though_the_run_was_ended_just_before(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint may fall on the last step of a time budget, and the process die before the validation."""
+    budget = {"max_images": None, "max_minutes": 0.02, "lr_schedule": "cosine"}
+    config = config_for(data, tmp_path / "run", **budget, checkpoint_minutes=0, validate_at="end")
+
+    def die(trainer: Trainer, epoch_ended: bool) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "_validate", die)
+        train_alone(config)
+    resumed = train_alone(config)
+    assert resumed.finished and resumed.rows[-1]["val_psnr_db"] > 0
+    best = resumed.run.read_json("best.json")
+    assert best and int(best["checkpoint"]) == resumed.images_seen
+    assert len(train_alone(config).rows) == len(resumed.rows)  # once is enough
+
+
 def test_loss_that_is_not_finite_stops_before_the_weights_change(data: str, tmp_path: Path) -> None:
     config = config_for(data, tmp_path / "run", lr=1e30, max_images=None)
     trainer = Trainer(config, Team(0, 1, torch.device("cpu")), lambda row: None)
