@@ -76,6 +76,21 @@ def test_eight_images_are_learned_by_heart(system: str) -> None:
     assert losses[-1] < noise / 3, (losses[0], losses[-1], noise)
 
 
+@pytest.mark.parametrize("system", sorted({*SYSTEMS} - {"irae"}))
+def test_start_is_a_linear_map_of_each_pixel(system: str) -> None:
+    """At no noise; `block`: pixels that a system joins to one place."""
+    model = build(system, SMALL).eval()
+    block = 2 if system.startswith("ffdnet") else 8 if system == "unet" else 1
+    with torch.no_grad():
+        one, other = torch.rand(2, 1, 3, 16, 16)
+        both = model(one, 0.0) + model(other, 0.0)
+        torch.testing.assert_close(model(one + other, 0.0), both, rtol=1e-4, atol=1e-5)
+        assert both.abs().mean() > 0.05  # something of the image passes all layers
+        one[:, :, block:] = other[:, :, block:]
+        difference = model(one, 0.0) - model(other, 0.0)
+        assert difference[:, :, :block].abs().max() > 0.01 and difference[:, :, block:].abs().max() < 1e-5
+
+
 def test_a_noise_map_is_of_each_image_and_counts() -> None:
     model = build("ffdnet", SMALL).eval()
     degraded = torch.rand(2, 3, 8, 8)

@@ -19,7 +19,8 @@ def to_markdown(table: dict[str, Any]) -> str:
     lines += ["Ours, [95 % confidence interval], (the paper's)."]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         mine = [row for row in rows if row["dataset"] == dataset]
-        lines += ["", f"## {dataset}: PSNR in dB", "", *_block(mine, psnr_cell, last=_order_column(table, dataset))]
+        block = _block(mine, psnr_cell, first=_degraded_column(mine), last=_order_column(table, dataset))
+        lines += ["", f"## {dataset}: PSNR in dB", "", *block]
         if any(row["psnr_db_hole"] is not None for row in mine):
             lines += ["", f"## {dataset}: PSNR in dB inside the hole", "", *_block(mine, hole_cell)]
         if table["table"] != 1:
@@ -59,16 +60,28 @@ def _number(row: Row, column: str, form: str) -> str:
     return format(row[column], form)
 
 
-def _block(rows: Sequence[Row], cell: Callable[[Row], str], last: dict[str, str] | None = None) -> list[str]:
-    """One line a task, one column a system; `last`: task -> what its last column says."""
+def _block(
+    rows: Sequence[Row],
+    cell: Callable[[Row], str],
+    first: dict[str, str] | None = None,
+    last: dict[str, str] | None = None,
+) -> list[str]:
+    """One line a task, one column a system; `first`, `last`: task -> what the columns before and after them say."""
     systems = list(dict.fromkeys(row["system"] for row in rows))
     texts = {(row["task_label"], row["system"]): cell(row) for row in rows}
-    header = ["task", *(NAMES[system] for system in systems), *(["order as in the paper"] if last else [])]
-    lines = [header, ["---", *(["---:"] * len(systems)), *(["---"] if last else [])]]
+    columns = [*(["degraded"] if first else []), *(NAMES[system] for system in systems)]
+    lines = [["task", *columns, *(["order as in the paper"] if last else [])]]
+    lines.append(["---", *(["---:"] * len(columns)), *(["---"] if last else [])])
     for label in dict.fromkeys(row["task_label"] for row in rows):
-        line = [label, *(texts.get((label, system), "") for system in systems)]
+        line = [label, *([first.get(label, "")] if first else [])]
+        line += [texts.get((label, system), "") for system in systems]
         lines.append([*line, *([last.get(label, "")] if last else [])])
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _degraded_column(rows: Sequence[Row]) -> dict[str, str]:
+    """What there was before any restoration."""
+    return {row["task_label"]: f"{row['psnr_db_degraded']:.2f}" for row in rows if row["psnr_db_degraded"] is not None}
 
 
 def _order_column(table: dict[str, Any], dataset: str) -> dict[str, str]:
