@@ -21,10 +21,10 @@ from PIL import Image
 
 from infra.cluster import connected
 from infra.storage import open_storage
-from pipeline.clock import peak_memory_mb
 from pipeline.config import ShardConfig
 from pipeline.shard import plan_for
 from pipeline.shard_tasks import Job, make_shards, spread
+from pipeline.training.clock import peak_memory_mb
 from sharding.degrade import parse_degradations
 from sharding.lock import locked
 from sharding.pack import Recipe

@@ -26,9 +26,9 @@ from irae.degradations import awgn, sample_seeds
 from irae.flow import AffineCoupling
 from irae.metrics import psnr_db
 from irae.model import IRAE, on_device
-from pipeline.distributed import FlatGradients, Team
 from pipeline.pairs import Pairs
-from pipeline.step import autocast, resolve_precision, train_step
+from pipeline.training.distributed import FlatGradients, Team
+from pipeline.training.step import autocast, resolve_precision, train_step
 
 K, L, WIDTH, SIDE, SIGMA_255, LR, CLIP_NORM = 16, 2, 64, 64, 25.0, 1e-3, 50.0
 QUALITY_BATCH = 16

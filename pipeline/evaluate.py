@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import ProgressLine, run_command
-from pipeline.config import EvaluateConfig, TrainConfig
+from pipeline.config import EvaluateConfig
 from pipeline.tasks import missing_fields, task_label, task_text
+from pipeline.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from infra.storage import Storage

@@ -16,11 +16,12 @@ from torch import Tensor
 from infra.storage import Storage
 from irae.metrics import psnr_db, ssim, ssim_released
 from irae.model import IRAE
-from pipeline.config import TrainConfig, cache_folder
+from pipeline.config import cache_folder
 from pipeline.examples import KINDS, file_name
 from pipeline.pairs import Pairs, make_pairs
 from pipeline.tasks import stored_fields
 from pipeline.trained import Trained
+from pipeline.training.config import TrainConfig
 from sharding import Dataset, ShardReader
 
 

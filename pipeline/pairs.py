@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from irae.degradations import as_image, awgn, noise_levels, sample_seeds, unit_range
-from pipeline.config import TrainConfig
 from pipeline.tasks import stored_fields
+from pipeline.training.config import TrainConfig
 from sharding import Batch
 
 HOLE_VALUE = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from irae.config import IRAEConfig
-from pipeline.config import TrainConfig
+from pipeline.training.config import TrainConfig
 
 PRESETS: dict[str, TrainConfig] = {
     "paper": TrainConfig(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import run_command
-from pipeline.config import PublishedConfig, TrainConfig
+from pipeline.config import PublishedConfig
+from pipeline.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from irae.systems import SYSTEMS
 
 if TYPE_CHECKING:
-    from pipeline.config import TrainConfig
+    from pipeline.training.config import TrainConfig
 
 
 def task_label(config: TrainConfig) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import ProgressLine, guarded, parse
-from pipeline.config import TrainConfig, refuse, train_config
+from pipeline.config import refuse
 from pipeline.presets import preset
 from pipeline.tasks import missing_fields, task_label, task_text
+from pipeline.training.config import TrainConfig, train_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,12 +188,12 @@ def train_with(config: TrainConfig, line: ProgressLine, may_save: Callable[[], N
         show(config, line, row)
 
     if config.ray:
-        from pipeline.ray_train import run
+        from pipeline.training.ray_train import run
 
         run(config, report, line.print, may_save)
     else:
-        from pipeline.distributed import Team
-        from pipeline.loop import train
+        from pipeline.training.distributed import Team
+        from pipeline.training.loop import train
 
         train(config, Team.alone(), report, line.print, may_save)
     return last
@@ -200,8 +201,8 @@ def train_with(config: TrainConfig, line: ProgressLine, may_save: Callable[[], N
 
 def summarise(config: TrainConfig, run: Run, last: dict[str, Any], say: Callable[[str], None]) -> None:
     """metrics.json and a closing line."""
-    from pipeline.patience import patiently
     from pipeline.run import BEST
+    from pipeline.training.patience import patiently
 
     def write() -> tuple[int, dict[str, Any]]:
         best = run.read_json(BEST) or {}

@@ -9,9 +9,9 @@ import torch
 from irae.checkpoint import model_from_files
 from irae.model import on_device, parameter_count
 from irae.restorer import Restorer
-from pipeline.config import TrainConfig, train_config
 from pipeline.places import find_run, open_checked
 from pipeline.run import CONFIG, Run
+from pipeline.training.config import TrainConfig, train_config
 
 
 @dataclass(frozen=True)

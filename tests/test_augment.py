@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.augment import augment
+from pipeline.training.augment import augment
 
 COUNT, SIDE, CROP = 256, 12, 5
 

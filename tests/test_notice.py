@@ -13,11 +13,12 @@ from datasets import make_dataset
 from infra.storage import open_storage
 from irae.config import IRAEConfig
 from pipeline import guard
-from pipeline.config import GuardConfig, TrainConfig
-from pipeline.distributed import Team
-from pipeline.loop import Trainer
+from pipeline.config import GuardConfig
 from pipeline.notice import Notice, notice_file
 from pipeline.run import Run
+from pipeline.training.config import TrainConfig
+from pipeline.training.distributed import Team
+from pipeline.training.loop import Trainer
 
 BATCH, EPOCH = 8, 48
 

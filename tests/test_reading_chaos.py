@@ -26,8 +26,8 @@ from infra import s3_download, s3_storage
 from infra.local_s3 import LocalS3
 from infra.storage import StorageError, open_storage
 from irae.config import IRAEConfig
-from pipeline.config import TrainConfig
-from pipeline.distributed import Team
+from pipeline.training.config import TrainConfig
+from pipeline.training.distributed import Team
 from sharding import Dataset, ShardReader
 
 WORKER = Path(__file__).parent / "reading_worker.py"
@@ -277,7 +277,7 @@ def train_rank(rank: int, config: TrainConfig, folder: Path, environment: dict[s
     import torch
 
     from pipeline import patience
-    from pipeline.loop import train
+    from pipeline.training.loop import train
 
     patience.PATIENCE_S = 2.0
     os.environ |= environment | {"IRAE_CACHE": str(folder / f"cache{rank}")}

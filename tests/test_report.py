@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from infra.storage import open_storage
 from irae.config import IRAEConfig
 from pipeline.cli import parse
-from pipeline.config import EvaluateConfig, ReportConfig, TrainConfig
+from pipeline.config import EvaluateConfig, ReportConfig
 from pipeline.evaluate import main as evaluate
 from pipeline.examples import best_median_worst
 from pipeline.presets import PRESETS
@@ -33,6 +33,7 @@ from pipeline.report_page.plots import HEIGHT, WIDTH, Line, draw, number
 from pipeline.report_page.tables import make_table
 from pipeline.train import defaults
 from pipeline.train import main as train
+from pipeline.training.config import TrainConfig
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"&"
 SMALL = dataclasses.replace(

@@ -13,8 +13,8 @@ from datasets import make_dataset
 from infra.storage import Storage, StorageError, open_storage
 from irae.config import IRAEConfig
 from pipeline import cli, train
-from pipeline.config import TrainConfig
 from pipeline.run_log import LOG, RunLog
+from pipeline.training.config import TrainConfig
 
 HOUR_S = 3600.0
 

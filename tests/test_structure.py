@@ -89,7 +89,7 @@ class Blocker:
         if name.split(".")[0] in {BLOCKED!r}:
             raise ImportError(name + " is not to be needed here")
 sys.meta_path.insert(0, Blocker())
-import irae.model, irae.checkpoint, sharding, sharding.pack, sharding.sources, pipeline.loop
+import irae.model, irae.checkpoint, sharding, sharding.pack, sharding.sources, pipeline.training.loop
 """
 
 

@@ -19,14 +19,15 @@ from infra.storage import open_storage
 from irae.averaging import running_statistics
 from irae.metrics import psnr_db
 from pipeline import train as command
-from pipeline.config import EvaluateConfig, RestoreConfig, TrainConfig, cache_folder
-from pipeline.distributed import Team
+from pipeline.config import EvaluateConfig, RestoreConfig, cache_folder
 from pipeline.evaluate import evaluate, prepare
-from pipeline.loop import Trainer
 from pipeline.pairs import make_pairs
 from pipeline.restore import known_sigma
 from pipeline.tasks import stored_fields, task_label
 from pipeline.trained import load_trained
+from pipeline.training.config import TrainConfig
+from pipeline.training.distributed import Team
+from pipeline.training.loop import Trainer
 from sharding import Dataset, ShardReader
 
 CPU = torch.device("cpu")

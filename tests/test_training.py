@@ -18,11 +18,11 @@ from datasets import make_dataset
 from infra.storage import open_storage
 from irae.config import IRAEConfig
 from pipeline import train as command
-from pipeline.config import TrainConfig
-from pipeline.distributed import Team
-from pipeline.loop import Trainer, train
 from pipeline.run import Run
 from pipeline.trained import load_trained
+from pipeline.training.config import TrainConfig
+from pipeline.training.distributed import Team
+from pipeline.training.loop import Trainer, train
 
 BATCH = 8
 

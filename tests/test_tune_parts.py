@@ -18,12 +18,12 @@ from datasets import make_dataset
 from infra.storage import open_storage
 from irae.config import IRAEConfig
 from irae.model import IRAE, parameter_count
-from pipeline.config import TrainConfig
 from pipeline.search.config import TuneConfig
 from pipeline.search.driver import room_for, too_large
 from pipeline.search.home import STUDY, Home
 from pipeline.search.memory import BASE_MB, predicted_mb
 from pipeline.search.space import base_point, suggest, trial_config
+from pipeline.training.config import TrainConfig
 from pipeline.tune import resolve
 
 BASE = TrainConfig(model=IRAEConfig(K=2, width=8), global_batch=8, max_images=160, precision="float32", ray=False)

@@ -17,10 +17,10 @@ from infra import s3_storage
 from infra.file_storage import FileStorage
 from infra.local_s3 import LocalS3
 from infra.storage import StorageError, open_storage
-from pipeline.distributed import Team
-from pipeline.loop import Trainer
-from pipeline.patience import patiently
-from pipeline.watch import BEHIND_S, SILENT_S, STUCK_S, Beat, Watch, beating
+from pipeline.training.distributed import Team
+from pipeline.training.loop import Trainer
+from pipeline.training.patience import patiently
+from pipeline.training.watch import BEHIND_S, SILENT_S, STUCK_S, Beat, Watch, beating
 
 
 def beats(watch: Watch, meetings: dict[int, int], now_s: float) -> None:
@@ -93,7 +93,7 @@ def test_beats_go_on_while_the_work_does_and_say_where_it_is() -> None:
     sent: list[Beat] = []
     with beating(Team(3, 4, torch.device("cpu")), sent.append):
         assert sent[0].rank == 3
-        assert sent[0].at.startswith("pipeline/watch.py"), "the innermost line of ours"
+        assert sent[0].at.startswith("pipeline/training/watch.py"), "the innermost line of ours"
         while len(sent) < 3:
             time.sleep(0.1)
     assert "test_beats_go_on" in sent[-1].at

@@ -15,7 +15,7 @@ from infra.storage import StorageError, open_storage
 from pipeline.run import Run
 
 SMALL = ["--preset", "standard", "--K", "2", "--width", "8", "--global-batch", "8", "--precision", "float32"]
-PATCHED = "import sys, pipeline.watch as w; w.SILENT_S = {silent_s}; from pipeline import train, cli; "
+PATCHED = "import sys, pipeline.training.watch as w; w.SILENT_S = {silent_s}; from pipeline import train, cli; "
 PATCHED += "sys.exit(cli.guarded(train.command))"
 
 

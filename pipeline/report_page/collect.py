@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.storage import Storage, StorageError
-from pipeline.config import TrainConfig, train_config
 from pipeline.places import find_run, open_checked
 from pipeline.run import BEST, CONFIG, Run
 from pipeline.tasks import task_label
+from pipeline.training.config import TrainConfig, train_config
 
 EVALUATIONS, METRICS, PER_IMAGE = "evaluations", "metrics.json", "per_image.parquet"
 FIGURES = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")

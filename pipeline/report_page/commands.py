@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.config import TrainConfig
 from pipeline.presets import PRESETS
 from pipeline.report_page.collect import Evaluation, RunFacts
+from pipeline.training.config import TrainConfig
 
 NOT_REPEATED = {"config", "preset", "data", "name", "out", "dry_run", "model"}
 """Said in another way, or not part of what a run is."""

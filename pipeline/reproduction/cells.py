@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.storage import join_url, open_storage
-from pipeline.config import TrainConfig, refuse, store_url
+from pipeline.config import refuse, store_url
 from pipeline.places import data_url, find_data, is_url
 from pipeline.presets import PRESETS
 from pipeline.reproduction import paper
 from pipeline.reproduction.config import Budget, ReproduceConfig
 from pipeline.tasks import task_label
 from pipeline.train import MAY_CHANGE, NOT_SAVED, resolve
+from pipeline.training.config import TrainConfig
 from sharding.manifest import Dataset
 
 REPRODUCTIONS, CELLS = "reproductions", "cells"

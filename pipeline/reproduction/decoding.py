@@ -17,8 +17,7 @@ from torch import Tensor
 from irae.model import IRAE, parameter_count
 from irae.restorer import Restorer
 from irae.schedules import cosine
-from pipeline.clock import Clock
-from pipeline.config import TrainConfig, cache_folder
+from pipeline.config import cache_folder
 from pipeline.pairs import Pairs, make_pairs
 from pipeline.reproduction.cells import Cell
 from pipeline.reproduction.config import Budget
@@ -26,6 +25,8 @@ from pipeline.reproduction.decoder import LAYERS, WIDTH, Decoder, gain_nats, noi
 from pipeline.reproduction.run_cell import Result, message, run_cell
 from pipeline.tasks import stored_fields
 from pipeline.trained import Trained, load_trained
+from pipeline.training.clock import Clock
+from pipeline.training.config import TrainConfig
 from sharding import Dataset, ShardReader
 
 VERSION = 1

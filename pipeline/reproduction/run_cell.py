@@ -30,7 +30,7 @@ class Result:
 
 def run_cell(cell: Cell, threads: int | None = None) -> Result:
     """Never raises but for an interruption: a cell that fails is a row of the table with its message."""
-    from pipeline.distributed import use_threads
+    from pipeline.training.distributed import use_threads
 
     if threads:
         use_threads(threads)
@@ -59,10 +59,10 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     held = run.read_json(TRAINED)
     if held is not None:
         return held
-    from pipeline.distributed import Team
-    from pipeline.loop import train
-    from pipeline.step import resolve_precision
     from pipeline.train import claim_run
+    from pipeline.training.distributed import Team
+    from pipeline.training.loop import train
+    from pipeline.training.step import resolve_precision
     from sharding.lock import locked
 
     with locked(run.store) as lock:

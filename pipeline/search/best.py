@@ -14,11 +14,11 @@ from rich.table import Table
 
 from infra.storage import join_url, open_storage
 from pipeline.cli import ProgressLine
-from pipeline.config import TrainConfig, train_config
 from pipeline.run import BEST, CONFIG, Run
 from pipeline.search.config import BestConfig
 from pipeline.search.home import Home, find_search
 from pipeline.search.report import write_report
+from pipeline.training.config import TrainConfig, train_config
 
 PRESET, REPEATS = "best.json", "repeats"
 LOG_WIDTH = 160
@@ -85,8 +85,8 @@ def preset_of(winner: TrainConfig, home: Home, trial: FrozenTrial) -> dict[str, 
 
 def repeat(home: Home, number: int, winner: TrainConfig, repeats: int) -> list[float]:
     """Validation PSNR (dB) of the same with other seeds. Each is a run in the search's folder; a finished one stays."""
-    from pipeline.distributed import Team
-    from pipeline.loop import train
+    from pipeline.training.distributed import Team
+    from pipeline.training.loop import train
 
     found = []
     for seed in range(winner.seed + 1, winner.seed + 1 + repeats):

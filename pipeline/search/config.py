@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 import tyro
 
-from pipeline.config import LrSchedule, TrainConfig, below, refuse
+from pipeline.config import below, refuse
+from pipeline.training.config import LrSchedule, TrainConfig
 
 Objective = Literal["none", "parameters", "images-per-sec"]
 QUARTERS = 4

@@ -7,7 +7,7 @@ import torch
 from irae.config import IRAEConfig
 from irae.restorer import numbers_per_pixel
 from irae.systems import build
-from pipeline.config import TrainConfig
+from pipeline.training.config import TrainConfig
 
 BASE_MB = 850.0
 """A worker with its libraries and readers, before the model."""

@@ -9,8 +9,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from infra.storage import join_url
-from pipeline.config import TrainConfig
 from pipeline.search.config import QUARTERS, TuneConfig
+from pipeline.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

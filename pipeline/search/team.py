@@ -12,11 +12,11 @@ import sys
 import threading
 from typing import Any
 
-from pipeline.config import train_config
+from pipeline.training.config import train_config
 
 
 def main() -> None:
-    from pipeline.ray_train import run
+    from pipeline.training.ray_train import run
 
     config = train_config(json.loads(sys.stdin.readline()))
     threading.Thread(target=end_with_input, daemon=True).start()

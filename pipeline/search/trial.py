@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from infra.storage import open_storage
-from pipeline.config import TrainConfig
 from pipeline.run import BEST, CONFIG, Run
 from pipeline.search.config import TuneConfig
 from pipeline.search.space import trial_config
+from pipeline.training.config import TrainConfig
 
 FAILURE = "failure.json"
 
@@ -77,8 +77,8 @@ def train_and_report(config: TrainConfig, run: Run, threads: int) -> None:
 
 def train_alone(config: TrainConfig, report: Any, threads: int) -> None:
     """One worker: this process."""
-    from pipeline.distributed import Team, use_threads
-    from pipeline.loop import train
+    from pipeline.training.distributed import Team, use_threads
+    from pipeline.training.loop import train
 
     use_threads(threads)
     train(config, Team.alone(), report)

@@ -8,11 +8,11 @@ from typing import Any
 
 from infra.cluster import Node, connected
 from infra.storage import open_storage
-from pipeline.config import TrainConfig
-from pipeline.loop import MaySave, Report
-from pipeline.messages import Listener
-from pipeline.patience import PATIENCE_S, Note, patiently
 from pipeline.run import Run
+from pipeline.training.config import TrainConfig
+from pipeline.training.loop import MaySave, Report
+from pipeline.training.messages import Listener
+from pipeline.training.patience import PATIENCE_S, Note, patiently
 
 MAX_RESTARTS = 3
 """Without a new checkpoint in between; then something is wrong that a restart does not mend."""
@@ -129,9 +129,9 @@ def work(arguments: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    from pipeline.distributed import OtherWorkerFailed, Team, use_threads
-    from pipeline.loop import train
-    from pipeline.watch import Beat, beating
+    from pipeline.training.distributed import OtherWorkerFailed, Team, use_threads
+    from pipeline.training.loop import train
+    from pipeline.training.watch import Beat, beating
 
     use_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     team = Team.current(get_device())

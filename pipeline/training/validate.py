@@ -11,10 +11,10 @@ from irae.metrics import psnr_db
 from irae.model import IRAE
 from irae.numerics import condition_number, round_trip_max_error, smallest_scale
 from irae.restorer import Restorer
-from pipeline.config import TrainConfig
-from pipeline.distributed import Team
 from pipeline.pairs import make_pairs
-from pipeline.step import autocast
+from pipeline.training.config import TrainConfig
+from pipeline.training.distributed import Team
+from pipeline.training.step import autocast
 from sharding import ShardReader
 from sharding.order import padded_share
 

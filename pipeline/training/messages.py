@@ -6,9 +6,9 @@ import threading
 import time
 from typing import Any
 
-from pipeline.loop import Report
-from pipeline.patience import Note
-from pipeline.watch import Watch
+from pipeline.training.loop import Report
+from pipeline.training.patience import Note
+from pipeline.training.watch import Watch
 
 _LOOK_S = 2.0
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from irae.restorer import Restorer
-from pipeline.distributed import FlatGradients, Team
 from pipeline.pairs import Pairs
+from pipeline.training.distributed import FlatGradients, Team
 
 
 @dataclass(frozen=True)

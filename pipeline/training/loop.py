@@ -23,19 +23,20 @@ from irae.checkpoint import (
 from irae.model import IRAE, on_device
 from irae.numerics import largest_scale
 from irae.systems import build
-from pipeline.augment import augment
-from pipeline.board import Board
-from pipeline.clock import Clock
-from pipeline.config import TrainConfig, cache_folder
-from pipeline.distributed import FlatGradients, OtherWorkerFailed, Team
+from pipeline.config import cache_folder
 from pipeline.notice import Notice
 from pipeline.pairs import Pairs, make_pairs
-from pipeline.patience import Note, patiently
-from pipeline.rate import make_schedule, rate_now
 from pipeline.run import Run
-from pipeline.step import StepResult, autocast, resolve_precision, train_step
 from pipeline.tasks import stored_fields
-from pipeline.validate import validate
+from pipeline.training.augment import augment
+from pipeline.training.board import Board
+from pipeline.training.clock import Clock
+from pipeline.training.config import TrainConfig
+from pipeline.training.distributed import FlatGradients, OtherWorkerFailed, Team
+from pipeline.training.patience import Note, patiently
+from pipeline.training.rate import make_schedule, rate_now
+from pipeline.training.step import StepResult, autocast, resolve_precision, train_step
+from pipeline.training.validate import validate
 from sharding import Batch, Dataset, Loader, ReaderState, ShardReader
 
 Report = Callable[[dict[str, Any]], None]

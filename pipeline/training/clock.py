@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.config import TrainConfig
+from pipeline.training.config import TrainConfig
 
 LOG_INTERVAL_S = 2.0
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.distributed import Team
+from pipeline.training.distributed import Team
 
 BEAT_S = 2.0
 SILENT_S = 30.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from irae import schedules
 from irae.schedules import PaperSchedule, PlannedSchedule, Schedule
-from pipeline.config import TrainConfig
+from pipeline.training.config import TrainConfig
 
 LEAST_PROGRESS = 1e-3
 """The first steps know of no progress yet; with a rate of 0 they would be lost."""
