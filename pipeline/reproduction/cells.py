@@ -23,7 +23,7 @@ from sharding.manifest import Dataset
 REPRODUCTIONS, CELLS = "reproductions", "cells"
 VERSION = 2
 """Counted up when a change of the code makes cells that were trained before worth nothing."""
-LR = {"irae": 1e-3, "dncnn": 1e-3, "ffdnet": 1e-3, "unet": 1e-3, "arcnn": 1e-3}
+LR = {"irae": 1e-3, "dncnn": 1e-3, "ffdnet": 1e-3, "unet": 3e-4, "arcnn": 3e-3}
 """Highest rate of each system, from the short runs in docs/log.md."""
 BATCH = 16
 WARMUP_SHARE, EMA_SHARE = 0.05, 0.05
