@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from irae.systems import SYSTEMS
-
 if TYPE_CHECKING:
     from pipeline.training.config import TrainConfig
 
@@ -39,20 +37,6 @@ def stored_fields(config: TrainConfig) -> tuple[str, ...]:
     if config.task == "inpaint":
         return "clean", f"mask_{config.mask}"
     return ("clean",)
-
-
-def task_problems(config: TrainConfig) -> list[str]:
-    """What is wrong with system and task, a sentence each."""
-    problems = []
-    if config.system not in SYSTEMS:
-        problems.append(f"--system is {config.system!r}, but must be one of {', '.join(SYSTEMS)}.")
-    elif SYSTEMS[config.system].needs_sigma and config.task != "noise":
-        problems.append(f"--system {config.system} has a noise map as an input, so it goes with --task noise alone.")
-    if config.reversible and config.system != "irae":
-        problems.append(f"--reversible is for --system irae; {config.system} cannot be computed back. Leave it out.")
-    if not 1 <= config.jpeg_quality <= 100:
-        problems.append(f"--jpeg-quality is {config.jpeg_quality}, but must be from 1 to 100.")
-    return problems
 
 
 def missing_fields(config: TrainConfig, data: str, fields: Collection[str]) -> list[str]:

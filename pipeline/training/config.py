@@ -10,7 +10,6 @@ import tyro
 from irae.config import IRAEConfig
 from irae.systems import SYSTEMS, side_multiple
 from pipeline.config import Mask, Sigma, Task, below
-from pipeline.tasks import task_problems
 
 LrSchedule = Literal["paper", "constant", "step", "cosine", "one-cycle", "wsd"]
 
@@ -141,7 +140,7 @@ class TrainConfig:
         for name, value in (("lr", self.lr), ("clip-norm", self.clip_norm), ("lr-min", self.lr_min)):
             if not value > 0:
                 problems.append(f"--{name} is {value}, but must be above 0.")
-        problems += task_problems(self)
+        problems += self._task_problems()
         problems += self._schedule_problems()
         if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
             problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
@@ -159,6 +158,18 @@ class TrainConfig:
             problems.append(
                 "--no-ray runs one worker on one node; leave it out, or leave out --nodes and --workers-per-node."
             )
+        return problems
+
+    def _task_problems(self) -> list[str]:
+        problems = []
+        if self.system not in SYSTEMS:
+            problems.append(f"--system is {self.system!r}, but must be one of {', '.join(SYSTEMS)}.")
+        elif SYSTEMS[self.system].needs_sigma and self.task != "noise":
+            problems.append(f"--system {self.system} has a noise map as an input, so it goes with --task noise alone.")
+        if self.reversible and self.system != "irae":
+            problems.append(f"--reversible is for --system irae; {self.system} cannot be computed back. Leave it out.")
+        if not 1 <= self.jpeg_quality <= 100:
+            problems.append(f"--jpeg-quality is {self.jpeg_quality}, but must be from 1 to 100.")
         return problems
 
     def _schedule_problems(self) -> list[str]:
