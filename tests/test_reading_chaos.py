@@ -276,7 +276,7 @@ def test_killed_twenty_times(data: Dataset, tmp_path: Path) -> None:
 def train_rank(rank: int, config: TrainConfig, folder: Path, environment: dict[str, str]) -> None:
     import torch
 
-    from pipeline import patience
+    from pipeline.training import patience
     from pipeline.training.loop import train
 
     patience.PATIENCE_S = 2.0

@@ -17,7 +17,6 @@ from datasets import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import loop
 from pipeline.reproduce import main as reproduce
 from pipeline.reproduction import paper
 from pipeline.reproduction.cells import cells_of
@@ -26,6 +25,7 @@ from pipeline.reproduction.decoder import noise_nats
 from pipeline.reproduction.figures import bootstrap, order, order_is_certain
 from pipeline.reproduction.run_cell import TRAINED, Result
 from pipeline.reproduction.table import orders
+from pipeline.training import loop
 from pipeline.training.config import TrainConfig
 from pipeline.training.loop import train
 

@@ -19,7 +19,7 @@ from training_help import Training, command_line, final_files, strike
 
 from infra import weed
 from infra.local_s3 import LocalS3
-from pipeline import messages, watch
+from pipeline.training import messages, watch
 
 EPOCH, GOING_ON = 64, "going on from"
 
