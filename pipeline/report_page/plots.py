@@ -129,8 +129,10 @@ def path(places: Sequence[Point | None]) -> str:
 
 def linear_axis(low: float, high: float, start: float, end: float) -> tuple[list[Tick], Axis]:
     """From a tick below the lowest value to one above the highest."""
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.5, high + 0.5
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-4 * size, 1 / LARGEST):  # ticks have four digits; what hardly changes runs in the middle
+        margin = size / 20 if size > 1 / LARGEST else 0.5
+        low, high = low - margin, high + margin
     step = nice_step(low, high, 5)
     axis = Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, start, end, log=False)
     return [Tick(axis(value), number(value)) for value in steps(axis.low, axis.high, 5)], axis

@@ -26,7 +26,7 @@ BEHIND_S = 40.0
 STUCK_S = 900.0
 """A worker that others wait for so long is ended; longer than a store is waited for."""
 _OWN_PAUSE_S = 10.0
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 
 
 class Beat(NamedTuple):
