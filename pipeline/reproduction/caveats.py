@@ -91,7 +91,7 @@ def protocol_caveats(config: ReproduceConfig) -> list[str]:
         ]
     else:
         found = [
-            "Protocol: images of 8 bits, the official test split. The released code's, which the paper's figures are "
+            "Protocol: images of 8 bits, the data set's test split. The released code's, which the paper's figures are "
             "likely to be of, quantises to 5 bits and adds noise of one step: absolute values of the two cannot be "
             "compared, the order of systems can."
         ]
