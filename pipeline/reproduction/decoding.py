@@ -29,7 +29,7 @@ from pipeline.training.clock import Clock
 from pipeline.training.config import TrainConfig
 from sharding import Dataset, ShardReader
 
-VERSION = 1
+VERSION = 2
 BATCH, LR, LR_END_SHARE = 16, 2e-3, 0.01
 LEAST_VARIANCE = 1e-14
 """Below it float32 cannot tell numbers around 1 apart."""
