@@ -10,7 +10,7 @@ help: ## this list
 demo: $(INSTALLED) ## shard, train, evaluate and restore on this machine, with a local S3 (under 10 minutes)
 	python -m pipeline.demo
 
-test: $(INSTALLED) ## all tests (about 9 minutes on 2 cores)
+test: $(INSTALLED) ## all tests (about 12 minutes on 2 cores)
 	python -m pytest
 
 chaos: $(INSTALLED) ## the campaigns of kills, faults and damage in full length (about 20 minutes)

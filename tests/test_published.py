@@ -115,7 +115,7 @@ def test_ffdnet_s_published_figure() -> None:
     model = read_published(needed("IRAE_TEST_WEIGHTS", "FFDNet_color.mat")).eval()
     found = []
     for path in sorted(needed("IRAE_TEST_DATA", "cbsd68").glob("*.png")):
-        clean = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+        clean = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float() / 255
         degraded = awgn(clean, torch.tensor([25.0]), sample_seeds(0, [0], [path.stem], "noise"))
         with torch.inference_mode():
             found.append(psnr_db(model.restore(degraded, sigma_255=25.0), clean).item())
