@@ -72,6 +72,8 @@ def test_a_row_of_table_1_and_nothing_is_trained_twice(data: str, store: Path) -
     assert pq.read_table(out / "table.parquet").to_pylist() == table["rows"]
     text = (out / "table.md").read_text()
     assert f"{table['rows'][1]['psnr_db']:.2f} [" in text
+    assert "| task | degraded | DnCNN | FFDNet |" in text
+    assert f"| noise25 | {table['rows'][0]['psnr_db_degraded']:.2f} |" in text
     assert all(caveat in text for caveat in table["caveats"])
 
     cells = store / "reproductions" / "cells"

@@ -182,13 +182,13 @@ def test_celeba_hq_mistakes(tmp_path: Path) -> None:
 # CUB
 
 
-def make_cub(root: Path) -> None:
-    files = [f"{bird:03d}.Some_Bird/Some.Bird_{n}.jpg" for bird in (1, 2) for n in range(3)]
+def make_cub(root: Path, each: int = 3) -> None:
+    files = [f"{bird:03d}.Some_Bird/Some.Bird_{n}.jpg" for bird in (1, 2) for n in range(each)]
     for number, file in enumerate(files):
         save(root / "images" / file, number)
     write(root / "images.txt", *(f"{i} {file}" for i, file in enumerate(files, 1)))
-    write(root / "train_test_split.txt", *(f"{i} {i % 2}" for i in range(1, 7)))
-    write(root / "image_class_labels.txt", *(f"{i} {(i + 2) // 3}" for i in range(1, 7)))
+    write(root / "train_test_split.txt", *(f"{i} {i % 2}" for i in range(1, len(files) + 1)))
+    write(root / "image_class_labels.txt", *(f"{i} {(i + each - 1) // each}" for i in range(1, len(files) + 1)))
 
 
 def test_cub(tmp_path: Path) -> None:
@@ -200,6 +200,18 @@ def test_cub(tmp_path: Path) -> None:
     inner = open_source("cub", tmp_path / "CUB_200_2011")
     assert inner.images() == source.images()  # the same data set wherever the root points
     assert inner.read(inner.images()[0]) == source.read(source.images()[0])
+
+
+def test_cub_and_released_flowers_have_images_to_validate_on(tmp_path: Path) -> None:
+    make_cub(tmp_path / "cub", each=40)
+    make_flowers(tmp_path / "flowers", count=80, tstid=[*range(1, 81, 2)], valid=[*range(2, 81, 2)], trnid=[])
+    for source in (
+        open_source("cub", tmp_path / "cub", size=16),
+        open_source("flowers", tmp_path / "flowers", size=16, split="released"),
+    ):
+        found = splits(source)
+        assert 1 <= Counter(found.values())["val"] < 20 and Counter(unheld(found).values()) == {"train": 40, "test": 40}
+        assert "a tenth of train is val" in source.settings()["split"]
 
 
 def test_cub_crop_is_300(tmp_path: Path) -> None:
@@ -230,12 +242,14 @@ def test_cub_mistakes(tmp_path: Path) -> None:
 # Flowers
 
 
-def make_flowers(root: Path, **sets: list[int]) -> None:
-    for number in range(1, 7):
+def make_flowers(root: Path, count: int = 6, **sets: list[int]) -> None:
+    for number in range(1, count + 1):
         save(root / f"jpg/image_{number:05d}.jpg", number)
     sets = {"trnid": [4], "valid": [2, 6], "tstid": [1, 3, 5]} | sets
     scipy.io.savemat(root / "setid.mat", {name: np.array([ids], np.uint16) for name, ids in sets.items()})
-    scipy.io.savemat(root / "imagelabels.mat", {"labels": np.array([[77, 77, 3, 4, 5, 102]], np.uint8)})
+    scipy.io.savemat(
+        root / "imagelabels.mat", {"labels": np.array([[77, 77, 3, 4, 5, 102] + [1] * (count - 6)], np.uint8)}
+    )
 
 
 def test_flowers(tmp_path: Path) -> None:
