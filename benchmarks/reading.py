@@ -28,14 +28,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from infra.local_s3 import LocalS3
+from infra.local_s3.server import LocalS3
 from infra.storage import open_storage
 from sharding import Dataset, ShardReader
-from sharding.degrade import KINDS, Degradation, Field, keyed_bits, npy_bytes
-from sharding.manifest import publish
-from sharding.pack import Recipe, pack_shard
-from sharding.plan import default_images_per_shard, make_plan
+from sharding.dataset import publish
 from sharding.sources.synthetic import Synthetic
+from sharding.write.degrade import KINDS, Degradation, Field, keyed_bits, npy_bytes
+from sharding.write.pack import Recipe, pack_shard
+from sharding.write.plan import default_images_per_shard, make_plan
 
 PAIRS, SIZE, BATCH, ROUNDS = 5000, 64, 100, 3
 PNG_PAIRS_PER_SHARD = 1250

@@ -23,11 +23,11 @@ import torch
 import torch.distributed as dist
 
 from irae.config import IRAEConfig
-from irae.degradations import awgn
 from irae.model import IRAE, on_device
-from pipeline.pairs import Pairs
-from pipeline.training.distributed import FlatGradients, Team, use_threads
-from pipeline.training.step import autocast, resolve_precision, train_step
+from irae.noise import awgn
+from pipeline.data.pairs import Pairs
+from pipeline.train.distributed import FlatGradients, Team, use_threads
+from pipeline.train.step import autocast, resolve_precision, train_step
 
 WORKERS, SIDE, SIGMA_255 = 2, 64, 25.0
 ALONE, TEAM, APART = "alone", "team", "apart"

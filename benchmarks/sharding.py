@@ -21,14 +21,14 @@ from PIL import Image
 
 from infra.cluster import connected
 from infra.storage import open_storage
-from pipeline.config import ShardConfig
-from pipeline.shard import plan_for
-from pipeline.shard_tasks import Job, make_shards, spread
-from pipeline.training.clock import peak_memory_mb
-from sharding.degrade import parse_degradations
-from sharding.lock import locked
-from sharding.pack import Recipe
+from infra.storage.lease import locked
+from pipeline.shard.config import ShardConfig
+from pipeline.shard.make import plan_for
+from pipeline.shard.tasks import Job, make_shards, spread
+from pipeline.train.budget import peak_memory_mb
 from sharding.sources import Source, SourceImage, open_source
+from sharding.write.degrade import parse_degradations
+from sharding.write.pack import Recipe
 
 DISTINCT = 200
 """Photographs that are drawn; more files than that are copies of them."""

@@ -20,11 +20,12 @@ from PIL import Image
 from benchmarks.sharding import seconds
 from infra.storage import open_storage
 from sharding import Dataset, ShardReader
-from sharding.degrade import Field
-from sharding.manifest import publish
-from sharding.pack import Recipe, Tar, add_sample, build_shard, put_shard
-from sharding.plan import default_images_per_shard, make_plan
+from sharding.dataset import publish
 from sharding.sources import Source, open_source
+from sharding.tar import Tar
+from sharding.write.degrade import Field
+from sharding.write.pack import Recipe, add_sample, build_shard, put_shard
+from sharding.write.plan import default_images_per_shard, make_plan
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irae.config import IRAEConfig
-from irae.degradations import awgn, sample_seeds
-from irae.flow import AffineCoupling
+from irae.layers import AffineCoupling
 from irae.metrics import psnr_db
 from irae.model import IRAE, on_device
-from pipeline.pairs import Pairs
-from pipeline.training.distributed import FlatGradients, Team
-from pipeline.training.step import autocast, resolve_precision, train_step
+from irae.noise import awgn, sample_seeds
+from pipeline.data.pairs import Pairs
+from pipeline.train.distributed import FlatGradients, Team
+from pipeline.train.step import autocast, resolve_precision, train_step
 
 K, L, WIDTH, SIDE, SIGMA_255, LR, CLIP_NORM = 16, 2, 64, 64, 25.0, 1e-3, 50.0
 QUALITY_BATCH = 16

@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from irae.config import IRAEConfig
+from irae.registry import SYSTEMS, build
 from irae.restorer import Restorer
-from irae.systems import SYSTEMS, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

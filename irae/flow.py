@@ -1,443 +1,171 @@
-"""The bijections that IRAE is built of, each with `forward`, `inverse` and `log_det` beside each other.
+"""Steps joined to whole flows: an image (B, C, H, W) on one side, the codes of all levels on the other.
 
-Legend: B images, C or c channels, H x W pixels. A layer's tensors are (B, c, H, W); `log_det` is (B,) and belongs to
-the map from x to forward(x). Affine maps are folded into the convolution beside them before they touch the image, so
-that an ActNorm costs nothing per pixel.
-
-Sources: Glow, Kingma & Dhariwal 2018 (sections 3.1 to 3.3); Liu et al. 2020, arXiv 2009.03173 (section 3).
+Codes: a tuple of L + 1 tensors, z_1 ... z_L and what is left after the last level. With C = 3 and L = 2 they are
+(B, 6, H/2, W/2), (B, 12, H/4, W/4) and (B, 12, H/4, W/4): as many numbers as the image has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-COUPLING_SCALE_OFFSET = 2.0
-"""Added to the raw scale before the sigmoid: an untrained coupling of the paper scales by sigmoid(2) = 0.88."""
-ACTNORM_MIN_STD = 1e-4
-"""A channel that is constant in the first batch is not blown up by more than this allows."""
+from irae.layers import squeeze, unsqueeze
+from irae.reversible import run_reversible
+from irae.steps import FlowStep, GenerativeStep, StepShape
+
+Codes = tuple[Tensor, ...]
 
 
-class Bijection(nn.Module):
-    """An invertible layer. None of the three methods changes a weight; only `initialise` does, and only when called."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def inverse(self, y: Tensor) -> Tensor:
-        """The x for which forward(x) = y."""
-        raise NotImplementedError
-
-    def log_det(self, x: Tensor) -> Tensor:
-        """log |det d forward(x) / dx|, (B,)."""
-        raise NotImplementedError
-
-    def initialise(self, x: Tensor) -> Tensor:
-        """Set what depends on data from the batch x, once, before training; returns forward(x)."""
-        return self(x)
+def level_channels(channels: int, levels: int) -> list[int]:
+    """Channels inside each level: a squeeze takes them times 4, the split before it kept half."""
+    return [4 * channels * 2**level for level in range(levels)]
 
 
-class ActNorm(Bijection):
-    """y = exp(log_scale) * x + bias, per channel (Glow, section 3.1). The identity until `initialise`."""
+def run_steps(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
+    """The steps one after the other."""
+    if reversible and torch.is_grad_enabled():
+        return run_reversible(x, steps)
+    for step, folded in zip(steps, type(steps[0]).folded(steps), strict=True):
+        x = step.run(x, folded)
+    return x
 
-    def __init__(self, channels: int) -> None:
+
+def run_steps_back(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
+    """Their inverses, the last step first."""
+    if reversible and torch.is_grad_enabled():
+        return run_reversible(x, steps, backwards=True)
+    for step, folded in zip(reversed(steps), reversed(type(steps[0]).folded(steps, undo=True)), strict=True):
+        x = step.undo(x, folded)
+    return x
+
+
+class Flow(nn.Module):
+    """Image to codes: in each level squeeze, K steps, split. (The paper's encoder, and its decoder's inverse.)"""
+
+    levels: Any  # nn.ModuleList of nn.ModuleList of FlowStep; torch's own types forget what a list holds
+    reversible = False
+    """Compute activations back from outputs in the backward pass instead of keeping them."""
+
+    def __init__(self, channels: int, K: int, L: int, shape: StepShape) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.log_scale.exp()[:, None, None] + self.bias[:, None, None]
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return (y - self.bias[:, None, None]) * (-self.log_scale).exp()[:, None, None]
-
-    def log_det(self, x: Tensor) -> Tensor:
-        return (self.log_scale.sum() * x.shape[2] * x.shape[3]).expand(x.shape[0])
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> Tensor:
-        """Give the batch zero mean and unit variance in every channel."""
-        mean = x.mean(dim=(0, 2, 3))
-        std = x.std(dim=(0, 2, 3), unbiased=False).clamp_min(ACTNORM_MIN_STD)
-        self.log_scale.copy_(-std.log())
-        self.bias.copy_(-mean / std)
-        return self(x)
-
-
-class Conv1x1(Bijection):
-    """y = W x at every pixel, W stored as it is."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.matrix = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
-
-    def weight(self) -> Tensor:
-        """W, (c, c)."""
-        return self.weights([self])[0]
-
-    @staticmethod
-    def weights(layers: Sequence[Any]) -> Tensor:
-        """W of each layer, (n, c, c)."""
-        return stacked(layers, "matrix")
-
-    def log_abs_det(self) -> Tensor:
-        """log |det W|, a scalar."""
-        return torch.linalg.slogdet(self.matrix)[1]
-
-    @torch.no_grad()
-    def set_weight(self, weight: Tensor) -> None:
-        """Make W equal to the given invertible (c, c) matrix."""
-        self.matrix.copy_(weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return conv1x1(x, self.weight())
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return conv1x1(y, exact_inverse(self.weight()))
-
-    def log_det(self, x: Tensor) -> Tensor:
-        return (self.log_abs_det() * x.shape[2] * x.shape[3]).expand(x.shape[0])
-
-
-class LUConv1x1(Conv1x1):
-    """The same with W = P L (U + diag(s)), P and the signs of s fixed (Glow, section 3.2); invertible for any L, U."""
-
-    permutation: Tensor
-    diagonal_sign: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        weight = self.matrix.detach().clone()
-        del self.matrix
-        self.lower = nn.Parameter(torch.empty(channels, channels))
-        self.upper = nn.Parameter(torch.empty(channels, channels))
-        self.log_diagonal = nn.Parameter(torch.empty(channels))
-        self.register_buffer("permutation", torch.empty(channels, channels))
-        self.register_buffer("diagonal_sign", torch.empty(channels))
-        self.set_weight(weight)
-
-    @staticmethod
-    def weights(layers: Sequence[Any]) -> Tensor:
-        lower, upper = stacked(layers, "lower").tril(-1), stacked(layers, "upper").triu(1)
-        diagonal = torch.diag_embed(stacked(layers, "diagonal_sign") * stacked(layers, "log_diagonal").exp())
-        unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-        with no_autocast(lower):
-            return stacked(layers, "permutation") @ (lower + unit) @ (upper + diagonal)
-
-    def log_abs_det(self) -> Tensor:
-        return self.log_diagonal.sum()
-
-    @torch.no_grad()
-    def set_weight(self, weight: Tensor) -> None:
-        permutation, lower, upper = torch.linalg.lu(weight.double())
-        diagonal = upper.diagonal()
-        self.permutation.copy_(permutation)
-        self.lower.copy_(lower.tril(-1))
-        self.upper.copy_(upper.triu(1))
-        self.log_diagonal.copy_(diagonal.abs().log())
-        self.diagonal_sign.copy_(diagonal.sign())
-
-
-class CouplingWeights(NamedTuple):
-    """Weight and bias of the three convolutions of a coupling's net."""
-
-    weight_in: Tensor
-    bias_in: Tensor
-    weight_mid: Tensor
-    bias_mid: Tensor
-    weight_out: Tensor
-    bias_out: Tensor
-
-
-class NetParameters(NamedTuple):
-    """What is trained of a coupling's net: each convolution's weight, and the ActNorm (or factor and bias) after it."""
-
-    conv_in: Tensor
-    log_scale_in: Tensor
-    bias_in: Tensor
-    conv_mid: Tensor
-    log_scale_mid: Tensor
-    bias_mid: Tensor
-    conv_out: Tensor
-    log_scale_out: Tensor
-    bias_out: Tensor
-
-
-class AffineCoupling(Bijection):
-    """z_a = s * x_a + t, z_b = x_b, with (t, s) = net(x_b) (Glow, section 3.3; the net as in the paper).
-
-    net: 3x3 convolution (c/2 -> width), ActNorm, ReLU, 1x1 convolution, ActNorm, ReLU, 3x3 convolution (-> c) that
-    starts at zero, times exp(log_scale). Even channels of its output are t; s = scale_min + (1 - scale_min) *
-    sigmoid(odd channels + 2). The paper has scale_min = 0: training for restoration then drives s towards 0 where there
-    is only noise, and the inverse, which divides by it, loses all its digits.
-    """
-
-    def __init__(self, channels: int, width: int, scale_min: float = 0.0) -> None:
-        super().__init__()
-        self.scale_min = scale_min
-        self.conv_in = nn.Conv2d(channels // 2, width, 3, padding=1, bias=False)
-        self.norm_in = ActNorm(width)
-        self.conv_mid = nn.Conv2d(width, width, 1, bias=False)
-        self.norm_mid = ActNorm(width)
-        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
-        self.log_scale = nn.Parameter(torch.zeros(channels))
-        for conv in (self.conv_in, self.conv_mid):
-            nn.init.normal_(conv.weight, std=0.05)
-        nn.init.zeros_(self.conv_out.weight)
-        assert self.conv_out.bias is not None
-        nn.init.zeros_(self.conv_out.bias)
-
-    def raw(self) -> NetParameters:
-        """The net as it is trained."""
-        assert self.conv_out.bias is not None
-        return NetParameters(
-            *(self.conv_in.weight, self.norm_in.log_scale, self.norm_in.bias),
-            *(self.conv_mid.weight, self.norm_mid.log_scale, self.norm_mid.bias),
-            *(self.conv_out.weight, self.log_scale, self.conv_out.bias),
+        self.levels = nn.ModuleList(
+            nn.ModuleList(FlowStep(c, shape) for _ in range(K)) for c in level_channels(channels, L)
         )
 
-    @staticmethod
-    def folded(couplings: Sequence[AffineCoupling]) -> list[CouplingWeights]:
-        """The nets of all couplings as they are applied."""
-        stacks = (torch.stack(parts) for parts in zip(*(coupling.raw() for coupling in couplings), strict=True))
-        folded = fold_net(NetParameters(*stacks))
-        return [CouplingWeights(*one) for one in zip(*(part.unbind() for part in folded), strict=True)]
+    def forward(self, x: Tensor) -> Codes:
+        codes = []
+        for level in self.levels:
+            x, code = run_steps(squeeze(x), level, self.reversible).chunk(2, dim=1)
+            codes.append(code)
+        return (*codes, x)
 
-    def shift_and_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        """t and s, each (B, c/2, H, W), float32 at least, whatever precision the convolutions ran in."""
-        return coupling_net(x_b, self.folded([self])[0], self.scale_min)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, self.folded([self])[0])
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return self.undo(y, self.folded([self])[0])
-
-    def run(self, x: Tensor, weights: CouplingWeights) -> Tensor:
-        """`forward` with the net's weights at hand."""
-        x_a, x_b = x.chunk(2, dim=1)
-        shift, scale = coupling_net(x_b, weights, self.scale_min)
-        return torch.cat([scale * x_a + shift, x_b], dim=1)
-
-    def undo(self, y: Tensor, weights: CouplingWeights) -> Tensor:
-        """`inverse` with the net's weights at hand."""
-        y_a, x_b = y.chunk(2, dim=1)
-        shift, scale = coupling_net(x_b, weights, self.scale_min)
-        return torch.cat([(y_a - shift) / scale, x_b], dim=1)
-
-    def log_det(self, x: Tensor) -> Tensor:
-        scale = self.shift_and_scale(x.chunk(2, dim=1)[1])[1]
-        return scale.log().sum(dim=(1, 2, 3))
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> Tensor:
-        """Normalise the two hidden layers of the net on this batch (of inputs or outputs: the net sees the same)."""
-        h = F.relu(self.norm_in.initialise(self.conv_in(x.chunk(2, dim=1)[1])))
-        self.norm_mid.initialise(self.conv_mid(h))
-        return self(x)
-
-
-@dataclass(frozen=True)
-class StepShape:
-    """What all steps of a flow have in common."""
-
-    width: int
-    """Hidden channels of the couplings' nets."""
-    lu: bool = True
-    """LUConv1x1 rather than Conv1x1."""
-    scale_min: float = 0.0
-    """Of the couplings."""
-
-
-class Folded(NamedTuple):
-    """What a step applies to the image: x -> matrix x + bias at every pixel, and the coupling's net."""
-
-    matrix: Tensor
-    bias: Tensor
-    net: CouplingWeights
-
-
-class FlowStep(Bijection):
-    """ActNorm, 1x1 convolution, coupling: one of the K steps of a level, image to code."""
-
-    def __init__(self, channels: int, shape: StepShape) -> None:
-        super().__init__()
-        self.norm = ActNorm(channels)
-        self.conv = LUConv1x1(channels) if shape.lu else Conv1x1(channels)
-        self.coupling = AffineCoupling(channels, shape.width, shape.scale_min)
-
-    @staticmethod
-    def affine(weights: Tensor, log_scales: Tensor, biases: Tensor) -> tuple[Tensor, Tensor]:
-        """W (n, c, c) and ActNorm (n, c) of n steps as maps x -> M x + b: M (n, c, c), b (n, c)."""
-        return weights * log_scales.exp()[:, None, :], times(weights, biases)
-
-    @classmethod
-    def affines(cls, steps: Sequence[FlowStep], undo: bool) -> tuple[Tensor, Tensor]:
-        """Matrices (n, c, c) and biases (n, c) of the steps' affine maps; `undo`: of their inverses."""
-        convs, norms = ([getattr(step, name) for step in steps] for name in ("conv", "norm"))
-        weights = type(convs[0]).weights(convs)
-        affine = cls.affine(weights, stacked(norms, "log_scale"), stacked(norms, "bias"))
-        return inverted(*affine) if undo else affine
-
-    @classmethod
-    def folded(cls, steps: Sequence[FlowStep], undo: bool = False) -> list[Folded]:
-        """Each step's weights; `undo`: with the inverse of its affine map.
-
-        All steps at once: K times as many operations on tiny matrices would take as long as a third of the
-        convolutions.
-        """
-        nets = AffineCoupling.folded([step.coupling for step in steps])
-        return [Folded(*one) for one in zip(*cls.affines(steps, undo), nets, strict=True)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, self.folded([self])[0])
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return self.undo(y, self.folded([self], undo=True)[0])
-
-    def run(self, x: Tensor, folded: Folded) -> Tensor:
-        """`forward` with the step's weights at hand."""
-        return self.coupling.run(conv1x1(x, folded.matrix, folded.bias), folded.net)
-
-    def undo(self, y: Tensor, folded: Folded) -> Tensor:
-        """`inverse` with the step's weights for it at hand."""
-        return conv1x1(self.coupling.undo(y, folded.net), folded.matrix, folded.bias)
-
-    def before_coupling(self, x: Tensor) -> Tensor:
-        """What the coupling is given when x enters the step."""
-        return self.conv(self.norm(x))
-
-    def log_det(self, x: Tensor) -> Tensor:
-        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(self.before_coupling(x))
-
-    def initialise(self, x: Tensor) -> Tensor:
-        return self.coupling.initialise(self.conv(self.norm.initialise(x)))
-
-
-class GenerativeStep(FlowStep):
-    """The same three in the other order, code to image: coupling, 1x1 convolution, ActNorm. No matrix is inverted."""
-
-    @staticmethod
-    def affine(weights: Tensor, log_scales: Tensor, biases: Tensor) -> tuple[Tensor, Tensor]:
-        return weights * log_scales.exp()[:, :, None], biases
-
-    def run(self, x: Tensor, folded: Folded) -> Tensor:
-        return conv1x1(self.coupling.run(x, folded.net), folded.matrix, folded.bias)
-
-    def undo(self, y: Tensor, folded: Folded) -> Tensor:
-        return self.coupling.undo(conv1x1(y, folded.matrix, folded.bias), folded.net)
-
-    def before_coupling(self, x: Tensor) -> Tensor:
+    def inverse(self, codes: Codes) -> Tensor:
+        *levels, x = codes
+        for level, code in zip(reversed(self.levels), reversed(levels), strict=True):
+            x = torch.cat([x, code], dim=1)
+            x = unsqueeze(run_steps_back(x, level, self.reversible))
         return x
 
-    def initialise(self, x: Tensor) -> Tensor:
-        return self.norm.initialise(self.conv(self.coupling.initialise(x)))
+    def log_det(self, x: Tensor) -> Tensor:
+        """log |det d codes / d x|, (B,)."""
+        return torch.stack([step.log_det(entering) for step, entering in self.walk(x)]).sum(0)
+
+    def walk(self, x: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
+        """Each step with what enters it."""
+        for level in self.levels:
+            x = squeeze(x)
+            for step in level:
+                yield step, x
+                x = step(x)
+            x = x.chunk(2, dim=1)[0]
 
     @torch.no_grad()
-    def start_as_inverse_of(self, step: FlowStep) -> None:
-        """With untrained couplings, each of which scales half a by scale(0), this step after `step` is the identity."""
-        weight = torch.linalg.inv(step.conv.weight().double())
-        half = weight.shape[0] // 2
-        untrained = torch.zeros((), dtype=torch.float64)
-        weight[:, :half] /= coupling_scale(untrained, step.coupling.scale_min)
-        weight[:, :half] /= coupling_scale(untrained, self.coupling.scale_min)
-        self.conv.set_weight(weight)
+    def initialise(self, x: Tensor) -> Codes:
+        """Set every ActNorm from the batch x; returns its codes."""
+        codes = []
+        for level in self.levels:
+            x = squeeze(x)
+            for step in level:
+                x = step.initialise(x)
+            x, code = x.chunk(2, dim=1)
+            codes.append(code)
+        return (*codes, x)
 
     @torch.no_grad()
-    def initialise_like(self, x: Tensor, step: FlowStep) -> Tensor:
-        """Initialise on the code x so that the output has the mean and variance that entered `step`."""
-        self.initialise(x)
-        self.norm.bias.copy_((self.norm.bias - step.norm.bias) * (-step.norm.log_scale).exp())
-        self.norm.log_scale.sub_(step.norm.log_scale)
-        return self(x)
+    def initialise_nets_back(self, codes: Codes) -> None:
+        """Set the ActNorms inside the couplings from what they are given on the way back; the steps' own stay as they
+        are."""
+        *levels, x = codes
+        for level, code in zip(reversed(self.levels), reversed(levels), strict=True):
+            x = torch.cat([x, code], dim=1)
+            for step in reversed(level):
+                step.coupling.initialise(x)
+                x = step.inverse(x)
+            x = unsqueeze(x)
 
 
-def fold_net(net: NetParameters) -> CouplingWeights:
-    """ActNorms and the final factor folded into the convolutions, of one net or of many in a stack.
+class GenerativeFlow(nn.Module):
+    """Codes to image: in each level join, K steps, unsqueeze. Levels are stored from the codes' end to the image."""
 
-    Under autocast already in its precision: one cast for all.
-    """
+    levels: Any  # the same with GenerativeStep
+    reversible = False
 
-    def scaled(weight: Tensor, log_scale: Tensor) -> Tensor:
-        return in_autocast(weight * log_scale.exp()[..., None, None, None])
+    def __init__(self, channels: int, K: int, L: int, shape: StepShape) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.ModuleList(GenerativeStep(c, shape) for _ in range(K)) for c in reversed(level_channels(channels, L))
+        )
 
-    return CouplingWeights(
-        scaled(net.conv_in, net.log_scale_in),
-        in_autocast(net.bias_in),
-        scaled(net.conv_mid, net.log_scale_mid),
-        in_autocast(net.bias_mid),
-        scaled(net.conv_out, net.log_scale_out),
-        in_autocast(net.bias_out * net.log_scale_out.exp()),
-    )
+    def forward(self, codes: Codes) -> Tensor:
+        *levels, x = codes
+        for level, code in zip(self.levels, reversed(levels), strict=True):
+            x = torch.cat([x, code], dim=1)
+            x = unsqueeze(run_steps(x, level, self.reversible))
+        return x
 
+    def inverse(self, x: Tensor) -> Codes:
+        codes = []
+        for level in reversed(self.levels):
+            x, code = run_steps_back(squeeze(x), level, self.reversible).chunk(2, dim=1)
+            codes.append(code)
+        return (*codes, x)
 
-def coupling_net(x_b: Tensor, weights: CouplingWeights, scale_min: float) -> tuple[Tensor, Tensor]:
-    """Shift and scale of a coupling from its second half, (B, c/2, H, W) each, in the precision of x_b."""
-    h = F.relu_(F.conv2d(x_b, weights.weight_in, weights.bias_in, padding=1))
-    h = F.relu_(F.conv2d(h, weights.weight_mid, weights.bias_mid))
-    h = F.conv2d(h, weights.weight_out, weights.bias_out, padding=1).to(x_b.dtype)
-    return h[:, 0::2], coupling_scale(h[:, 1::2], scale_min)
+    def log_det(self, codes: Codes) -> Tensor:
+        """log |det d image / d codes|, (B,)."""
+        return torch.stack([step.log_det(entering) for step, entering in self.walk(codes)]).sum(0)
 
+    def walk(self, codes: Codes) -> Iterator[tuple[FlowStep, Tensor]]:
+        """Each step with what enters it."""
+        *levels, x = codes
+        for level, code in zip(self.levels, reversed(levels), strict=True):
+            x = torch.cat([x, code], dim=1)
+            for step in level:
+                yield step, x
+                x = step(x)
+            x = unsqueeze(x)
 
-def coupling_scale(raw: Tensor, scale_min: float) -> Tensor:
-    """s = scale_min + (1 - scale_min) * sigmoid(raw + 2)."""
-    return scale_min + (1 - scale_min) * torch.sigmoid(raw + COUPLING_SCALE_OFFSET)
+    def start_as_inverse_of(self, flow: Flow) -> None:
+        """With untrained couplings, this flow after `flow` is the identity."""
+        for step, mirror in self._pairs(flow):
+            step.start_as_inverse_of(mirror)
 
+    @torch.no_grad()
+    def initialise_like(self, codes: Codes, flow: Flow) -> Tensor:
+        """Set every ActNorm so that each step gives out what its mirror in `flow` (already initialised) was given."""
+        *levels, x = codes
+        mirrors = iter(self._pairs(flow))
+        for level, code in zip(self.levels, reversed(levels), strict=True):
+            x = torch.cat([x, code], dim=1)
+            for _ in level:
+                step, mirror = next(mirrors)
+                x = step.initialise_like(x, mirror)
+            x = unsqueeze(x)
+        return x
 
-def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """weight (c, c) applied at every pixel of x (B, c, H, W), in x's own precision also under autocast.
-
-    The image itself never passes through bfloat16: only the couplings' nets do, whose rounding the inverse repeats.
-    """
-    with no_autocast(x):
-        return F.conv2d(x, weight[:, :, None, None].to(x.dtype), bias if bias is None else bias.to(x.dtype))
-
-
-def exact_inverse(matrix: Tensor) -> Tensor:
-    """Inverse of (..., c, c), computed in float64, in the precision of the input."""
-    with no_autocast(matrix):
-        return torch.linalg.inv(matrix.double()).to(matrix.dtype)
-
-
-def inverted(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix and bias of the map that undoes x -> weight x + bias; of n of them as well."""
-    inverse = exact_inverse(weight)
-    return inverse, -times(inverse, bias)
-
-
-def times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """(..., c, c) times (..., c) -> (..., c)."""
-    with no_autocast(vector):
-        return (matrix @ vector[..., None])[..., 0]
-
-
-def stacked(modules: Sequence[nn.Module], name: str) -> Tensor:
-    """One tensor of each module, stacked along a new first axis."""
-    return torch.stack([getattr(module, name) for module in modules])
-
-
-def no_autocast(tensor: Tensor) -> AbstractContextManager:
-    """What is computed inside keeps the tensors' own precision: products of matrices would lose theirs to bfloat16."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def in_autocast(tensor: Tensor) -> Tensor:
-    """Cast as autocast would, if it is on here."""
-    device = tensor.device.type
-    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
-
-
-def squeeze(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 4C, H/2, W/2): each 2x2 block becomes channels (Glow, section 3.6; log-determinant 0)."""
-    return F.pixel_unshuffle(x, 2)
-
-
-def unsqueeze(y: Tensor) -> Tensor:
-    """The inverse of `squeeze`."""
-    return F.pixel_shuffle(y, 2)
+    def _pairs(self, flow: Flow) -> list[tuple[GenerativeStep, FlowStep]]:
+        steps = [step for level in self.levels for step in level]
+        mirrors = [step for level in reversed(flow.levels) for step in reversed(level)]
+        return list(zip(steps, mirrors, strict=True))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from irae.config import IRAEConfig
-from irae.flow import FlowStep, StepShape, squeeze
-from irae.levels import Codes, Flow, GenerativeFlow
+from irae.flow import Codes, Flow, GenerativeFlow
+from irae.layers import squeeze
 from irae.restorer import Restorer, Sigma255
+from irae.steps import FlowStep, StepShape
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irae.flow import FlowStep, GenerativeStep, NetParameters, conv1x1, coupling_net, fold_net, no_autocast
+from irae.steps import FlowStep, GenerativeStep, NetParameters, conv1x1, coupling_net, fold_net, no_autocast
 
 
 @dataclass(frozen=True)

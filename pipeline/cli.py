@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -16,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+PositionalPath = tyro.conf.Positional[Path]
+PositionalText = tyro.conf.Positional[str]
 LOG_INTERVAL_S = 10.0
 """In a log file, progress is a line at most this often."""
 

@@ -27,7 +27,7 @@ PHOTOGRAPH_SIZE = 256
 
 def main() -> None:
     """Everything, one command after the other; ends with a picture, a table and where all of it is."""
-    from infra.local_s3 import LocalS3
+    from infra.local_s3.server import LocalS3
 
     begin = time.monotonic()
     server = LocalS3(Path(".local_s3"))

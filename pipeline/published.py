@@ -8,12 +8,14 @@ width, inputs, outputs) and biases.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli import run_command
-from pipeline.config import PublishedConfig
-from pipeline.training.config import TrainConfig
+from pipeline.cli import PositionalPath, run_command
+from pipeline.config.checks import refuse
+from pipeline.config.task import Sigma
+from pipeline.config.train import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,12 +30,30 @@ CONVOLUTIONS = {(12, 13, 12): "ffdnet-folded", (17, 3, 3): "dncnn-17-folded", (2
 """Number of convolutions, inputs of the first, outputs of the last -> system."""
 
 
+@dataclass(frozen=True)
+class PublishedConfig:
+    """Make a run of the weights that the authors of FFDNet and DnCNN publish, to be evaluated beside one's own."""
+
+    file: PositionalPath
+    """Their MATLAB file with the network for colour images."""
+    name: str | None = None
+    """Name of the run. Default: the file's."""
+    out: str | None = None
+    """URL of the run's folder. Default: IRAE_STORE/runs/NAME."""
+    sigma_255: Sigma = "blind"
+    """Noise that the weights are for, in units of 1/255, or blind: any."""
+
+    def __post_init__(self) -> None:
+        if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
+            refuse([f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind."])
+
+
 def main(config: PublishedConfig) -> None:
     """Read, recognise, write the run's folder."""
     from irae.checkpoint import model_to_files
     from irae.model import parameter_count
-    from pipeline.places import open_checked, run_url
-    from pipeline.run import CONFIG, Run
+    from pipeline.runs.find import open_checked, run_url
+    from pipeline.runs.folder import CONFIG, Run
 
     model = read_published(config.file)
     name = config.name or config.file.stem.lower()
@@ -53,7 +73,7 @@ def read_published(path: Path) -> Restorer:
     import torch
 
     from irae.config import IRAEConfig
-    from irae.systems import build
+    from irae.registry import build
 
     convolutions = read_convolutions(path)
     first, last = convolutions[0][0], convolutions[-1][0]

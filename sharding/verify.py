@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sharding.degrade import NPY_HEADER_BYTES, npy_header
-from sharding.manifest import Dataset
-from sharding.pack import BLOCK_BYTES, member_name, tar_end, tar_header
-from sharding.store import Store
+from infra.storage import Storage
+from sharding.dataset import Dataset
+from sharding.tar import BLOCK_BYTES, member_name, tar_end, tar_header
+from sharding.write.degrade import NPY_HEADER_BYTES, npy_header
 
 SHARDS_AT_ONCE = 4
 """Each is in memory while it is checked deeply."""
@@ -40,7 +40,7 @@ class Verdict:
     size_bytes: int = 0
 
 
-def verify(store: Store, deep: bool = False, progress: Callable[[int], None] = lambda images: None) -> Verdict:
+def verify(store: Storage, deep: bool = False, progress: Callable[[int], None] = lambda images: None) -> Verdict:
     """Check the data set at the store; `progress` gets the number of samples checked so far.
 
     Raises ValueError when there is no data set, or its manifest is not the one that dataset.json names.
@@ -60,7 +60,7 @@ def verify(store: Store, deep: bool = False, progress: Callable[[int], None] = l
     return verdict
 
 
-def shard_problem(store: Store, shard: dict[str, Any], deep: bool = False) -> str | None:
+def shard_problem(store: Storage, shard: dict[str, Any], deep: bool = False) -> str | None:
     """What is wrong with a shard as a whole, None for nothing. `shard` as in dataset.json."""
     size_bytes = store.size(shard["name"])
     if size_bytes is None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra import weed
-from infra.local_s3 import LocalS3
+from infra.local_s3 import seaweedfs as weed
+from infra.local_s3.server import LocalS3
 from infra.storage import StorageError
 
 # No test may meet the developer's own account.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from irae.baselines.start import start_linear_
+from irae.baselines.init import start_linear_
 from irae.restorer import Restorer, Sigma255
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irae.baselines.start import start_linear_
+from irae.baselines.init import start_linear_
 from irae.restorer import Restorer, Sigma255
 
 DEPTH, FILTERS, SLOPE = 4, 64, 0.2

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from sharding.decode import crop_resize, decode_rgb
 from sharding.sources import (
     HASH_SPLIT,
     HELD_OUT,
@@ -26,6 +25,7 @@ from sharding.sources import (
     safe_key,
     some,
 )
+from sharding.write.decode import crop_resize, decode_rgb
 
 PARTITIONS = ("list_eval_partition.txt", "Eval/list_eval_partition.txt", "list_eval_partition.csv")
 PARTITION = {"0": "train", "1": "val", "2": "test"}

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sharding.decode import crop_resize, decode_rgb
 from sharding.sources import (
     HELD_OUT,
     SourceImage,
@@ -24,6 +23,7 @@ from sharding.sources import (
     safe_key,
     some,
 )
+from sharding.write.decode import crop_resize, decode_rgb
 
 CROP = 300
 

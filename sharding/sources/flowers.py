@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from sharding.decode import crop_resize, decode_rgb
 from sharding.sources import (
     HELD_OUT,
     SourceImage,
@@ -21,6 +20,7 @@ from sharding.sources import (
     read_file,
     safe_key,
 )
+from sharding.write.decode import crop_resize, decode_rgb
 
 CROP = 400
 SPLIT_OF = {

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sharding.decode import crop_resize, decode_rgb
 from sharding.sources import (
     HASH_SPLIT,
     IMAGE_SUFFIXES,
@@ -25,6 +24,7 @@ from sharding.sources import (
     safe_key,
     some,
 )
+from sharding.write.decode import crop_resize, decode_rgb
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

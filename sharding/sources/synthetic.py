@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sharding.degrade import keyed_bits
 from sharding.sources import SourceImage, check_size
+from sharding.write.degrade import keyed_bits
 
 RECIPE = "dead-leaves-1"
 """Change it with anything that changes a pixel."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.local_s3 import LocalS3
+from infra.local_s3.server import LocalS3
 from tests.cluster.hosts import GATEWAY, PROJECT
 
 S3_PORT = 8333

@@ -62,7 +62,7 @@ def cluster_file(folder: Path) -> Path:
 def test_the_aws_file_from_setup_to_teardown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
 
-    from tests.test_aws import EMPTY, inventory
+    from tests.infra.test_aws import EMPTY, inventory
 
     hosts = Hosts(folder / "hosts")
     launcher = Launcher(folder / "home")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.storage import open_storage
-from pipeline.run import Run
+from pipeline.runs.folder import Run
 from sharding import Dataset
 from tests.cluster.hosts import NETWORK, PROJECT, Hosts, skip_reason
 from tests.cluster.launcher import ENDPOINT, STORE, Launcher, documented_submit, s3_for_hosts

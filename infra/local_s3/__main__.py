@@ -1,0 +1,96 @@
+"""An S3 server on this machine, for people who have none: `python -m infra.local_s3 start`.
+
+It is SeaweedFS, with its data, keys and log in one folder. It listens on 127.0.0.1 only, and answers S3 requests only
+when they are signed with the keys made at its first start. SeaweedFS's internal ports ask for no keys: other users of
+the same machine could reach the data through them, so run it where you are the only one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.local_s3.server import STOP_TIMEOUT_S, LocalS3
+from infra.storage import StorageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    server = LocalS3(options.dir, getattr(options, "bucket", ()))
+    try:
+        return int(options.run(server))
+    except StorageError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _start(server: LocalS3) -> int:
+    server.start()
+    print(f"the local S3 server runs at {server.endpoint} (process {server.pid}) with its data in {server.folder}")
+    print(f'use it in this shell:  eval "$({_command("env", server.folder)})"')
+    return 0
+
+
+def _stop(server: LocalS3) -> int:
+    pid = server.pid
+    if pid is None:
+        print(f"no local S3 server runs in {server.folder}")
+    elif server.stop():
+        print(f"the local S3 server (process {pid}) has ended")
+    else:
+        print(f"the local S3 server (process {pid}) did not end within {STOP_TIMEOUT_S} s and was killed")
+    return 0
+
+
+def _status(server: LocalS3) -> int:
+    if not server.running:
+        print(f"no local S3 server runs in {server.folder}: {_command('start', server.folder)}")
+        return 3
+    print(f"the local S3 server runs at {server.endpoint} (process {server.pid}) with its data in {server.folder}")
+    return 0
+
+
+def _env(server: LocalS3) -> int:
+    if not server.running:
+        raise StorageError(f"no local S3 server runs in {server.folder}: {_command('start', server.folder)}")
+    # These would win over, or not go with, what is set below.
+    print("unset AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL_S3 AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+    for name, value in server.env().items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m infra.local_s3", description="An S3 server on this machine.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, run, text in (
+        ("start", _start, "start it, unless it runs, and make the buckets"),
+        ("stop", _stop, "end it; the data stay"),
+        ("status", _status, "say where it runs; exit code 3 when it does not"),
+        ("env", _env, "print the AWS variables for a shell, with the secret key"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument("--dir", type=Path, default=_default_folder(), help="its folder (default: %(default)s)")
+        if name == "start":
+            command.add_argument("--bucket", nargs="+", default=["irae"], help="buckets (default: irae)")
+    return parser
+
+
+def _default_folder() -> Path:
+    return Path(os.environ.get("IRAE_LOCAL_S3_DIR") or ".local_s3")
+
+
+def _command(name: str, folder: Path | None = None) -> str:
+    """A line to type; it names the folder when the command would not find it by itself."""
+    known = folder is None or folder == Path(os.path.abspath(_default_folder()))
+    return f"python -m infra.local_s3 {name}" + ("" if known else f" --dir {shlex.quote(str(folder))}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

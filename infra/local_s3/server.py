@@ -1,0 +1,223 @@
+"""An S3 server on this machine, for people who have none: `python -m infra.local_s3 start`.
+
+It is SeaweedFS, with its data, keys and log in one folder. It listens on 127.0.0.1 only, and answers S3 requests only
+when they are signed with the keys made at its first start. SeaweedFS's internal ports ask for no keys: other users of
+the same machine could reach the data through them, so run it where you are the only one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from infra.local_s3 import seaweedfs as weed
+from infra.local_s3.__main__ import _command
+from infra.storage import StorageError
+from infra.storage.local import file_errors, new_file
+
+REGION = "us-east-1"
+START_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 10
+_KEYS = "s3.json"
+_STATE = "server.json"
+
+
+class LocalS3:
+    """The server of one folder. Several may run side by side, each with its own folder.
+
+    folder: holds all of it; made at the first start, for its owner alone.
+    buckets: exist once `start` has returned.
+    """
+
+    def __init__(self, folder: Path, buckets: Sequence[str] = ("irae",)) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        self.buckets = tuple(buckets)
+        self._data = self.folder / "data"
+        self._temporary = self.folder / "tmp"
+        self._log = self.folder / "weed.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL. Raises StorageError before the first start."""
+        return f"http://127.0.0.1:{self._read(_STATE)['ports']['s3']}"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, None when it does not run."""
+        if not (self.folder / _STATE).exists():
+            return None
+        pid: int = self._read(_STATE)["pid"]
+        return pid if weed.is_server(pid, self._data) else None
+
+    @property
+    def running(self) -> bool:
+        return self.pid is not None
+
+    def env(self) -> dict[str, str]:
+        """The variables with which boto3 and its kin use this server; they hold the secret key."""
+        access_key, secret_key = self._keys()
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": secret_key,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def start(self) -> None:
+        """Start it unless it runs, and return when it answers and the buckets exist.
+
+        It goes on when this process ends. Raises StorageError, with the last lines of its log, when it does not answer
+        within 30 seconds.
+        """
+        with file_errors(self.folder), self._locked_folder():
+            if not self.running:
+                self._launch()
+            for bucket in self.buckets:
+                self._make_bucket(bucket)
+
+    def stop(self) -> bool:
+        """End it and wait for that; True when it ended by itself, False when it had to be killed."""
+        if self._end(signal.SIGTERM):
+            return True
+        self.kill()
+        return False
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        if not self._end(signal.SIGKILL):
+            raise StorageError(f"process {self.pid}, the local S3 server, does not end: look at it with ps")
+
+    def _launch(self) -> None:
+        program = weed.program()
+        for attempts_left in reversed(range(3)):
+            wanted = self._read(_STATE)["ports"] if (self.folder / _STATE).exists() else {"s3": weed.PREFERRED_S3_PORT}
+            ports = weed.choose_ports(wanted)
+            self._process = self._run(program, ports)
+            self._write(_STATE, {"pid": self._process.pid, "ports": ports})
+            if self._answers_in_time(self._process):
+                return
+            ended_by_itself = self._process.poll() is not None
+            self.kill()
+            # It does so when another program took a port since it was chosen; other ports may then be the cure.
+            if not ended_by_itself or not attempts_left:
+                raise StorageError(f"the local S3 server did not start; {self._log} ends:\n{self._last_errors()}")
+
+    def _run(self, program: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
+        arguments = weed.arguments(self._data, self.folder / _KEYS, ports)
+        with open(self._log, "wb") as log:
+            return subprocess.Popen(
+                [program, *arguments],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # weed reads settings from HOME and would take the user's AWS keys for its own: neither is wanted.
+                env={"PATH": os.defpath, "HOME": str(self.folder), "TMPDIR": str(self._temporary)},
+            )
+
+    def _last_errors(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()
+        # A crash prints hundreds of lines on its threads after the one that tells why.
+        errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
+        return "\n".join((errors or lines)[-10:])
+
+    def _answers_in_time(self, process: subprocess.Popen[bytes]) -> bool:
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline_s and process.poll() is None:
+            if self._request("GET", "/") == 200:
+                return True
+            time.sleep(0.1)
+        return False
+
+    def _make_bucket(self, bucket: str) -> None:
+        if self._request("HEAD", f"/{bucket}") == 200:
+            return
+        status = self._request("PUT", f"/{bucket}")
+        if status != 200:
+            raise StorageError(
+                f"the local S3 server did not make the bucket {bucket!r} (HTTP {status}): use 3 to 63 lower-case "
+                f"letters, digits and hyphens, or see {self._log}"
+            )
+
+    def _request(self, method: str, path: str) -> int | None:
+        """The HTTP status of a signed request, None when nothing answers."""
+        # By hand, because a client would also heed the user's AWS profile and proxy.
+        try:
+            from botocore import auth, awsrequest, credentials, exceptions, httpsession
+        except ImportError as error:
+            raise StorageError("the local S3 server needs boto3: pip install 'irae-pipeline[s3]'") from error
+        request = awsrequest.AWSRequest(method=method, url=self.endpoint + path, data=b"")
+        auth.S3SigV4Auth(credentials.Credentials(*self._keys()), "s3", REGION).add_auth(request)
+        try:
+            return int(httpsession.URLLib3Session(timeout=(2, 10)).send(request.prepare()).status_code)
+        except exceptions.BotoCoreError:
+            return None
+
+    def _end(self, signal_number: int) -> bool:
+        """Send the signal and wait; whether the process has ended."""
+        pid = self.pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal_number)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while self.running:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.05)
+        if self._process is not None:
+            self._process.wait(STOP_TIMEOUT_S)  # its last thread has ended, so its ports are free again
+        if (self.folder / _STATE).exists():
+            weed.remove_sockets(self._read(_STATE)["ports"])
+        return True
+
+    @contextlib.contextmanager
+    def _locked_folder(self) -> Iterator[None]:
+        """The folder with keys in it, made where it is missing, for one `start` at a time."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = {path.name for path in self.folder.iterdir()}
+        if names and "lock" not in names:
+            raise StorageError(f"{self.folder} is not empty: choose a new folder for the local S3 server")
+        self.folder.chmod(0o700)
+        with open(self.folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._data.mkdir(exist_ok=True)
+            self._temporary.mkdir(exist_ok=True)
+            (self.folder / ".gitignore").write_text("*\n")  # the keys must not go into a repository
+            if not (self.folder / _KEYS).exists():
+                self._write(_KEYS, _new_keys())
+            yield
+
+    def _keys(self) -> tuple[str, str]:
+        keys = self._read(_KEYS)["identities"][0]["credentials"][0]
+        return keys["accessKey"], keys["secretKey"]
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.folder / name).read_text())
+        except FileNotFoundError as error:
+            raise StorageError(f"no local S3 server was started in {self.folder}: {_command('start')}") from error
+
+    def _write(self, name: str, value: Any) -> None:
+        with new_file(self.folder / name) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(json.dumps(value).encode())
+
+
+def _new_keys() -> dict[str, Any]:
+    keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return {"identities": [{"name": "irae", "credentials": [keys], "actions": actions}]}

@@ -1,0 +1,12 @@
+"""What `pipeline.evaluate` measures of each image, and the pictures that it keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """(B, C, H, W) in [0, 1] to uint8 (B, H, W, C), rounded and clipped."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

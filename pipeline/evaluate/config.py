@@ -1,0 +1,54 @@
+"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
+
+No heavy import here: `--help` prints from these classes in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config.checks import below, refuse
+from pipeline.config.task import Sigma
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """PSNR and SSIM of a trained run on a data set, for the degraded and the restored images, for the run's task."""
+
+    run: str | None = None
+    """URL or name of the run. Default: the only one below IRAE_STORE/runs."""
+    data: str | None = None
+    """URL of the data set. Default: the one that the run was trained on."""
+    split: Literal["train", "val", "test"] = "test"
+    """Its part that is evaluated."""
+    protocol: Literal["standard", "released"] = "standard"
+    """released: images of 5 bits with dequantisation noise, as in the paper's tables. Figures of the two cannot be
+    compared."""
+    sigma_255: Sigma | None = None
+    """noise: its strength. Default: the run's."""
+    checkpoint: str = "best"
+    """best, last, or a checkpoint's name."""
+    images: int = 0
+    """Evaluate the first so many images of the split, which lie in random order. 0: all."""
+    batch: int = 32
+    """Images at once."""
+    seed: int = 0
+    """Decides the noise, with each image's key."""
+    examples: int = 4
+    """The first so many images are kept as PNG files, clean, degraded and restored; besides them the one that was
+    restored best, the median and the worst. 0: none."""
+    keep: tuple[str, ...] = ()
+    """Keys of more images that are kept, such as those that another run restored best and worst."""
+    out: str | None = None
+    """URL where the results go. Default: evaluations/ in the run's folder."""
+    dry_run: bool = False
+    """Print what would be done and touch nothing."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        below(problems, 1, batch=self.batch)
+        below(problems, 0, examples=self.examples, seed=self.seed, images=self.images)
+        if isinstance(self.sigma_255, float | int) and not 0 <= self.sigma_255 <= 255:
+            problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
+        refuse(problems)

@@ -1,0 +1,204 @@
+"""python -m pipeline.evaluate: how well a trained run restores a data set, image by image."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infra.storage import Storage, open_storage
+from pipeline.cli import ProgressLine, run_command
+from pipeline.config.task import missing_fields, task_label, task_text
+from pipeline.config.train import TrainConfig
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.measure import Measured, means, measure, save_example, table_bytes
+from pipeline.runs.evaluations import EXAMPLE_KINDS, EXAMPLES, best_median_worst, example_name
+from pipeline.runs.find import find_data, open_checked
+from pipeline.runs.load import Trained, load_trained
+from sharding.dataset import Dataset
+
+METRICS, PER_IMAGE = "metrics.json", "per_image.parquet"
+"""Of an evaluation's folder; the first is written last."""
+RELEASED_BITS = 5
+SSIM_TEXT = "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1"
+SSIM_RELEASED_TEXT = "the released code's: window of 3 over channels and rows, data range 2"
+PSNR_TEXT = "per image, on [0, 1] after clamping the restored one, mean over images"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that is needed to measure: a run at a checkpoint, images, and the protocol."""
+
+    config: EvaluateConfig
+    trained: Trained
+    dataset: Dataset
+    task: TrainConfig
+    """The run's configuration, with the noise that is evaluated."""
+    bits: int
+    out: Storage
+    """The folder of the results."""
+
+    @property
+    def images(self) -> int:
+        there = self.dataset.split_sizes[self.config.split]
+        return min(there, self.config.images or there)
+
+    @property
+    def is_released(self) -> bool:
+        return self.config.protocol == "released"
+
+
+def main(config: EvaluateConfig) -> None:
+    """Measure every image of the split, print the means, keep the figures and some examples."""
+    evaluation = prepare(config)
+    if config.dry_run:
+        print(describe(evaluation))
+        print(f"results would go to {evaluation.out.url}")
+        return
+    evaluate(evaluation)
+
+
+def prepare(config: EvaluateConfig) -> Evaluation:
+    """Find the run and the data set. ValueError, with all problems, when they do not fit together."""
+
+    trained = load_trained(config.run, config.checkpoint)
+    dataset = Dataset.open(open_checked(find_data(config.data or trained.config.data)))
+    task = trained.config
+    if config.sigma_255 is not None:
+        task = dataclasses.replace(task, sigma_255=config.sigma_255)
+    problems = missing_fields(task, dataset.store.url, dataset.fields)
+    if config.sigma_255 is not None and task.task != "noise":
+        problems.append(f"--sigma-255 is for runs that restore noise, but {trained.url} restores {task_text(task)}.")
+    if not dataset.split_sizes.get(config.split):
+        problems.append(f"the data set {dataset.store.url} has no {config.split} images; choose another --split.")
+    elif unknown := sorted({*config.keep} - {*dataset.split(config.split).keys}):
+        problems.append(f"--keep: {dataset.store.url} has no {config.split} image {', '.join(unknown)}; name its keys.")
+    if problems:
+        raise ValueError("\n".join(problems))
+    out = open_storage(config.out) if config.out else trained.run.store.at("evaluations")
+    released = "-released" if config.protocol == "released" else ""
+    folder = out.at(f"{dataset.name}-{config.split}-{task_label(task)}{released}")
+    return Evaluation(config, trained, dataset, task, RELEASED_BITS if released else dataset.bits, folder)
+
+
+def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure, keep metrics.json, per_image.parquet and examples in the folder; returns what metrics.json holds."""
+
+    out = evaluation.out
+    say(describe(evaluation))
+    rows: list[dict[str, Any]] = []
+    speeds: list[tuple[int, float]] = []
+    with ProgressLine("evaluating", evaluation.images, "images") as line:
+        for part in measured(evaluation):
+            rows.extend(part.rows)
+            speeds.append((len(part.rows), part.restore_s))
+            line.update(len(rows))
+    metrics = {**means(rows), **protocol(evaluation), "images_per_sec": rate(speeds)}
+    keep_examples(evaluation, rows)
+    out.put(PER_IMAGE, table_bytes(rows))
+    out.put(METRICS, json.dumps(metrics, indent=1).encode())
+    say(table(metrics))
+    if "round_trip_max_error" in metrics:
+        error = metrics["round_trip_max_error"]
+        say(f"exact inverse: the degraded image comes back with an error of at most {error:.1e}")
+    say(f"figures and examples are in {out.url}")
+    return metrics
+
+
+def measured(evaluation: Evaluation, images: Sequence[int] | None = None) -> Iterator[Measured]:
+    """Batch by batch: the images that are evaluated, or these of the split."""
+
+    return measure(
+        evaluation.trained,
+        evaluation.dataset,
+        evaluation.config.split,
+        evaluation.task,
+        bits=evaluation.bits,
+        seed=evaluation.config.seed,
+        batch=evaluation.config.batch,
+        images=range(evaluation.images) if images is None else images,
+    )
+
+
+def keep_examples(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
+    """Restore once more what is to be seen, and leave no other pictures in the folder."""
+
+    config, out = evaluation.config, evaluation.out
+    first = [row["key"] for row in rows[: config.examples]]
+    keys = dict.fromkeys([*first, *(best_median_worst(rows).values() if first else ()), *config.keep])
+    places = {key: place for place, key in enumerate(evaluation.dataset.split(config.split).keys)}
+    for part in measured(evaluation, sorted(places[key] for key in keys)) if keys else ():
+        for example in part.examples:
+            save_example(out, example)
+    kept = {example_name(key, kind) for key in keys for kind in EXAMPLE_KINDS}
+    for entry in out.list(f"{EXAMPLES}/"):
+        if entry.name not in kept:
+            out.delete(entry.name)
+
+
+def describe(evaluation: Evaluation) -> str:
+    """What is evaluated, in a line."""
+    trained, released = evaluation.trained, " (released protocol)" if evaluation.is_released else ""
+    return (
+        f"evaluating {trained.url} at {int(trained.checkpoint):,} images on {evaluation.images:,} images of "
+        f"{evaluation.dataset.store.url}, {task_text(evaluation.task)}{released}"
+    )
+
+
+def rate(speeds: list[tuple[int, float]]) -> float:
+    """Images restored a second: of all batches but the first, in which a device warms up, if there are more."""
+    images, seconds = zip(*(speeds[1:] or speeds), strict=True)
+    return sum(images) / max(sum(seconds), 1e-9)
+
+
+def protocol(evaluation: Evaluation) -> dict[str, Any]:
+    """What the figures belong to."""
+    config, trained, dataset, task = evaluation.config, evaluation.trained, evaluation.dataset, evaluation.task
+    return {
+        "protocol": config.protocol,
+        "images": evaluation.images,
+        "data": dataset.store.url,
+        "dataset_sha256": dataset.sha256,
+        "split": config.split,
+        "image_size": dataset.image_size,
+        "bits": evaluation.bits,
+        "task": task.task,
+        "label": task_label(task),
+        "sigma_255": task.sigma_255 if task.task == "noise" else None,
+        "noise_seed": config.seed,
+        "psnr": PSNR_TEXT,
+        "ssim": SSIM_TEXT,
+        "ssim_released": SSIM_RELEASED_TEXT,
+        "precision": "float32",
+        "run": trained.url,
+        "system": trained.model.system,
+        "parameters": trained.parameters,
+        "trained_images": int(trained.checkpoint),
+    }
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Means of the degraded and the restored images."""
+    from rich.console import Console
+    from rich.table import Table
+
+    bits = f"{metrics['bits']} bits"
+    title = f"{metrics['system']}: {metrics['images']:,} images, {metrics['split']} split, {metrics['label']}, {bits}"
+    lines = Table(title=title, min_width=len(title))
+    for column in ("", "PSNR (dB)", "SSIM", "SSIM (released)"):
+        lines.add_column(column, justify="left" if not column else "right")
+    for name in ("degraded", "restored"):
+        figures = (f"{metrics[f'{measure}_{name}']:.4f}" for measure in ("ssim", "ssim_released"))
+        lines.add_row(name, f"{metrics[f'psnr_db_{name}']:.2f}", *figures)
+    if "psnr_db_hole_restored" in metrics:
+        lines.add_row("restored, in the hole", f"{metrics['psnr_db_hole_restored']:.2f}", "", "")
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(lines)
+    return captured.get().rstrip("\n")
+
+
+if __name__ == "__main__":
+    run_command(EvaluateConfig, main)

@@ -1,0 +1,124 @@
+"""What `pipeline.evaluate` measures of each image, and the pictures that it keeps."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from infra.storage import Storage
+from irae.metrics import psnr_db, ssim, ssim_released
+from irae.model import IRAE
+from pipeline.config.environment import cache_folder
+from pipeline.config.task import stored_fields
+from pipeline.config.train import TrainConfig
+from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pixels import to_pixels
+from pipeline.runs.evaluations import EXAMPLE_KINDS, example_name
+from pipeline.runs.load import Trained
+from sharding import Dataset, ShardReader
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image: pixels as they would be shown, uint8 (H, W, 3)."""
+
+    key: str
+    clean: np.ndarray
+    degraded: np.ndarray
+    restored: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of a batch."""
+
+    rows: list[dict[str, Any]]
+    """A row of measures for each image."""
+    examples: list[Example]
+    restore_s: float
+    """Time that the system took to restore it."""
+
+
+def measure(
+    trained: Trained,
+    dataset: Dataset,
+    split: str,
+    task: TrainConfig,
+    *,
+    images: Sequence[int],
+    bits: int,
+    seed: int,
+    batch: int,
+) -> Iterator[Measured]:
+    """Each batch of these images of the split, in this order."""
+    reader = ShardReader(dataset, split, cache_folder(), fields=stored_fields(task))
+    indices = np.array(images)
+    for found in reader.batches(indices[i : i + batch] for i in range(0, len(indices), batch)):
+        with torch.inference_mode():
+            epochs = [0] * len(found.keys)
+            pairs = make_pairs(found, epochs, task, bits=bits, seed=seed, device=trained.device)
+            restored, restore_s = _restore(trained, pairs)
+            columns = {name: values.tolist() for name, values in measures(trained, pairs, restored).items()}
+        rows = [{"key": key, **{n: v[i] for n, v in columns.items()}} for i, key in enumerate(found.keys)]
+        pictures = (to_pixels(images) for images in (pairs.clean, pairs.degraded, restored))
+        yield Measured(rows, [Example(*parts) for parts in zip(found.keys, *pictures, strict=True)], restore_s)
+
+
+def measures(trained: Trained, pairs: Pairs, restored: Tensor) -> dict[str, Tensor]:
+    """Measures by name, (B,) each; `restored` is the result as it is shown."""
+    clean, degraded = pairs.clean, pairs.degraded
+    found = {
+        "psnr_db_degraded": psnr_db(degraded, clean),
+        "psnr_db_restored": psnr_db(restored, clean),
+        "ssim_degraded": ssim(degraded, clean),
+        "ssim_restored": ssim(restored, clean),
+        "ssim_released_degraded": ssim_released(degraded, clean),
+        "ssim_released_restored": ssim_released(restored, clean),
+    }
+    if pairs.hole is not None:
+        found["psnr_db_hole_restored"] = psnr_db(restored, clean, pairs.hole)
+    if isinstance(trained.model, IRAE):
+        back = trained.model.inverse(trained.model(degraded))
+        found["round_trip_max_error"] = (back - degraded).abs().amax(dim=(1, 2, 3))
+    return found
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean of each measure over the images; of the round-trip error the largest."""
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "key"}
+    return {name: max(v) if name == "round_trip_max_error" else sum(v) / len(v) for name, v in columns.items()}
+
+
+def _restore(trained: Trained, pairs: Pairs) -> tuple[Tensor, float]:
+    """The result as it is shown, and how long the system took for it."""
+    begin_s = time.perf_counter()
+    restored = pairs.paste(trained.model.restore(pairs.degraded, sigma_255=pairs.sigma_255))
+    if trained.device.type == "cuda":
+        torch.cuda.synchronize(trained.device)
+    return restored, time.perf_counter() - begin_s
+
+
+def save_example(out: Storage, example: Example) -> None:
+    """The three pictures as PNG files."""
+    for name in EXAMPLE_KINDS:
+        sink = io.BytesIO()
+        Image.fromarray(getattr(example, name)).save(sink, "PNG")
+        out.put(example_name(example.key, name), sink.getvalue())
+
+
+def table_bytes(rows: list[dict[str, Any]]) -> bytes:
+    """The rows as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()

@@ -1,0 +1,44 @@
+"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
+
+No heavy import here: `--help` prints from these classes in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cli import PositionalPath
+from pipeline.config.checks import below, refuse
+
+
+@dataclass(frozen=True)
+class RestoreConfig:
+    """Restore a picture, or a folder of pictures, with a trained run."""
+
+    source: PositionalPath
+    """Picture or folder of pictures: PNG, JPEG, WebP; any size."""
+    target: PositionalPath
+    """Where the restored ones go."""
+    run: str | None = None
+    """URL or name of the run. Default: the only one below IRAE_STORE/runs."""
+    checkpoint: str = "best"
+    """best, last, or a checkpoint's name."""
+    sigma_255: float | None = None
+    """Noise of the pictures in units of 1/255, for a system that must be told (ffdnet). Default: the run's."""
+    tile: int | None = None
+    """Side of the tiles that a picture is cut into, px. Default: the largest that fits the free memory."""
+    overlap: int = 64
+    """Pixels that neighbouring tiles share."""
+    metrics: Path | None = None
+    """Where metrics.json is written. Default: into the target folder; none for a single picture."""
+    dry_run: bool = False
+    """Print what would be done and touch nothing."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        below(problems, 16, tile=self.tile)
+        below(problems, 0, overlap=self.overlap, sigma_255=self.sigma_255)
+        if self.tile is not None and self.tile <= self.overlap:
+            problems.append(f"--tile {self.tile} must be larger than --overlap {self.overlap}.")
+        refuse(problems)

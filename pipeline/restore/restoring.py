@@ -1,0 +1,142 @@
+"""python -m pipeline.restore IN OUT: restore one picture or a folder of them with a trained run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irae.registry import SYSTEMS
+from irae.restorer import numbers_per_pixel
+from pipeline.cli import ProgressLine, run_command
+from pipeline.data.pixels import to_pixels
+from pipeline.restore.config import RestoreConfig
+from pipeline.restore.image_files import check_writable, plan_outputs, read_picture, write_picture
+from pipeline.restore.tiling import max_tile, restore_tiled
+from pipeline.runs.load import Trained, load_trained
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+BYTES_PER_PIXEL_AND_WIDTH = 24
+"""Of an image in a forward pass. IRAE: the widest layer has `width` channels at half the side; a few copies live at
+once. Others: for each number that the widest layer gives out for a pixel."""
+
+
+def main(config: RestoreConfig) -> None:
+    """Restore each picture; those that cannot be restored are named at the end."""
+
+    pairs = plan_outputs(config.source, config.target)
+    trained = load_trained(config.run, config.checkpoint)
+    tile = tile_side(config, trained)
+    sigma_255 = known_sigma(config, trained)
+    print(f"restoring {len(pairs)} picture(s) with {trained.url}, tiles of at most {tile} px")
+    if config.dry_run:
+        for source, target in pairs:
+            print(f"{source} -> {target}")
+        return
+    rows, problems = [], []
+    with ProgressLine("restoring", len(pairs), "pictures") as line:
+        for source, target in pairs:
+            try:
+                rows.append(restore_file(trained, source, target, tile, config.overlap, sigma_255))
+            except ValueError as error:
+                problems.append(str(error))
+            line.update(len(rows) + len(problems))
+    write_metrics(config, rows, len(problems), trained.url)
+    print(f"restored {len(rows)} of {len(pairs)} picture(s) into {config.target}")
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
+    """The noise that a system with a noise map is told of: the given one, or the run's. ValueError when it has none."""
+
+    if not SYSTEMS[trained.model.system].needs_sigma:
+        return None
+    sigma = trained.config.sigma_255 if config.sigma_255 is None else config.sigma_255
+    if sigma == "blind":
+        raise ValueError(
+            f"{trained.url} was trained on noise of any strength and must be told of the pictures': give --sigma-255."
+        )
+    return sigma
+
+
+def restore_file(
+    trained: Trained, source: Path, target: Path, tile: int, overlap: int, sigma_255: float | None
+) -> dict[str, Any]:
+    """Read, restore, write; returns a row for metrics.json."""
+
+    begin = time.monotonic()
+    picture = read_picture(source)
+    height, width = picture.rgb.shape[:2]
+    check_writable(target, height, width, has_alpha=picture.alpha is not None)
+    restored = restore_pixels(trained, picture.rgb, tile, overlap, sigma_255)
+    write_picture(target, restored, like=picture)
+    return {
+        "source": str(source),
+        "target": str(target),
+        "height": height,
+        "width": width,
+        "elapsed_s": round(time.monotonic() - begin, 3),
+    }
+
+
+def restore_pixels(
+    trained: Trained, rgb: np.ndarray, tile: int, overlap: int, sigma_255: float | None = None
+) -> np.ndarray:
+    """uint8 (H, W, 3) to the same, restored; cut into tiles when a side is longer than `tile`."""
+    from functools import partial
+
+    import torch
+
+    restore = partial(trained.model.restore, sigma_255=sigma_255)
+    image = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(trained.device).float() / 255
+    with torch.inference_mode():
+        if max(rgb.shape[:2]) <= tile:
+            return to_pixels(restore(image))[0]
+        return to_pixels(restore_tiled(restore, image, tile, overlap))[0]
+
+
+def tile_side(config: RestoreConfig, trained: Trained) -> int:
+    """The side asked for, or the largest that fits into half of the free memory; one that the system can take."""
+
+    multiple = trained.model.side_multiple
+    overlap = -(-config.overlap // multiple) * multiple
+    if overlap != config.overlap:
+        raise ValueError(f"--overlap {config.overlap} must be divisible by {multiple} for this model; take {overlap}.")
+    if config.tile is None:
+        shape = trained.model.config
+        width = shape.width if shape else max(numbers_per_pixel(trained.model))
+        per_pixel = BYTES_PER_PIXEL_AND_WIDTH * width
+        return max(max_tile(free_memory_bytes(trained.device) // 2, per_pixel, multiple), 2 * overlap)
+    if config.tile % multiple:
+        raise ValueError(f"--tile {config.tile} must be divisible by {multiple} for this model.")
+    return config.tile
+
+
+def free_memory_bytes(device: Any) -> int:
+    """Free memory of the GPU, or of the machine (2 GiB where the system does not say)."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 2 << 30
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def write_metrics(config: RestoreConfig, rows: list[dict[str, Any]], failed: int, run: str) -> None:
+    """metrics.json: what was restored, how long it took."""
+    path = config.metrics or (config.target / "metrics.json" if config.target.is_dir() else None)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"run": run, "restored": len(rows), "failed": failed, "pictures": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    run_command(RestoreConfig, main)

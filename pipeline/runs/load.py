@@ -1,0 +1,48 @@
+"""A run's model and configuration, read back from the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from irae.checkpoint import model_from_files
+from irae.model import on_device, parameter_count
+from irae.restorer import Restorer
+from pipeline.config.train import TrainConfig, train_config
+from pipeline.runs.find import find_run, open_checked
+from pipeline.runs.folder import CONFIG, Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint of a run, ready to be used."""
+
+    run: Run
+    config: TrainConfig
+    model: Restorer
+    checkpoint: str
+    device: torch.device
+
+    @property
+    def url(self) -> str:
+        return self.run.store.url
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(self.model)
+
+
+def load_trained(run: str | None, checkpoint: str) -> Trained:
+    """The run (URL, name, or None for the only one) at `best`, `last` or a named checkpoint, on the GPU if any.
+
+    ValueError when there is none.
+    """
+    folder = Run(open_checked(find_run(run)))
+    values = folder.read_json(CONFIG)
+    if values is None:
+        raise ValueError(f"{folder.store.url} is no run: it has no {CONFIG}; name another one with --run.")
+    chosen = folder.chosen_checkpoint(checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = on_device(model_from_files(chosen.files), device).eval()
+    return Trained(folder, train_config(values), model, chosen.name, device)

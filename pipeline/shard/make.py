@@ -1,0 +1,162 @@
+"""python -m pipeline.shard: photographs -> WebDataset shards and a manifest on the store; verify and inspect them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from infra.storage import Storage, open_storage
+from infra.storage.lease import Lock, locked
+from pipeline.cli import ProgressLine
+from pipeline.config.environment import cache_folder
+from pipeline.runs.find import data_url
+from pipeline.shard.config import ShardConfig
+from pipeline.shard.tasks import Job, choose_workers, make_shards
+from sharding.dataset import publish
+from sharding.download import download
+from sharding.download.archives import ARCHIVES
+from sharding.sources import Source, open_source
+from sharding.write.degrade import encoder_settings, parse_degradations
+from sharding.write.pack import PARTS, Part, Recipe, part_name
+from sharding.write.plan import Plan, default_images_per_shard, make_plan
+from sharding.write.resume import METRICS, QUARANTINE, Kept, claim, kept
+
+
+def main(config: ShardConfig) -> None:
+    """Plan, make what is missing, publish."""
+
+    recipe = Recipe(tuple(parse_degradations(config.degrade)), config.bits, config.seed)
+    root = download_source(config) if config.download else config.root
+    source = open_source(config.source, root, config.size, **source_options(config))
+    url = config.out or data_url(config.source)
+    plan = plan_for(source, recipe, config)
+    counts = {split: n for split, n in split_counts(plan).items() if n}
+    print(f"data set {url}: {plan.image_count:,} images {counts}, {len(plan.shards)} shards, from {source.name}")
+    if config.dry_run:
+        print(json.dumps(plan.settings, indent=1))
+        return
+    store = open_storage(url)
+    store.check()
+    with locked(store) as lock:
+        make_dataset(source, plan, recipe, store, lock, config)
+
+
+def download_source(config: ShardConfig) -> Path:
+    """Fetch the published archives; the folder that then holds the images."""
+
+    folder = config.root or cache_folder() / "sources" / config.source
+    print(f"downloading {config.source} into {folder}")
+    total = sum(archive.size_bytes or 0 for archive in ARCHIVES.get(config.source, ()))
+    with ProgressLine("downloading", total, "bytes") as line:
+        return download(config.source, folder, lambda done, _: line.update(done))
+
+
+def source_options(config: ShardConfig) -> dict[str, Any]:
+    """The options that only one source knows."""
+    if config.source == "synthetic":
+        return {
+            "count_train": config.train_images,
+            "count_val": config.val_images,
+            "count_test": config.test_images,
+            "seed": config.seed,
+        }
+    given = {"split": config.split, "crop": config.crop}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def plan_for(source: Source, recipe: Recipe, config: ShardConfig) -> Plan:
+    """The plan of the data set: shards, and the settings that decide their bytes."""
+
+    settings = {
+        "source": source.name,
+        "preprocessing": source.settings(),
+        "bits": recipe.bits,
+        "degradations": [degradation.text for degradation in recipe.degradations],
+    }
+    per_shard = config.images_per_shard or default_images_per_shard(source.size, recipe.fields)
+    return make_plan(source.images(), settings, config.seed, per_shard)
+
+
+def split_counts(plan: Plan) -> dict[str, int]:
+    """Images of each split."""
+    counts: dict[str, int] = {}
+    for shard in plan.shards:
+        counts[shard.split] = counts.get(shard.split, 0) + len(shard.images)
+    return counts
+
+
+def make_dataset(
+    source: Source, plan: Plan, recipe: Recipe, store: Storage, lock: Lock, config: ShardConfig
+) -> dict[str, Any]:
+    """Claim the place, make every shard that is not there yet, publish; returns dataset.json's content."""
+
+    encoders = encoder_settings()
+    claim(store, plan, encoders, config.overwrite)
+    for place in (store, store.at(PARTS)):
+        place.sweep()
+    found = kept(store, plan, config.deep)
+    if found.info is not None and not found.todo:
+        print(f"{store.url} is whole already ({len(plan.shards)} shards checked); nothing to do.")
+    else:
+        make_missing(source, plan, recipe, store, lock, config, found)
+    info = found.info
+    if info is None:
+        details = {
+            "name": source.name,
+            "image_size": source.size,
+            "plan_sha256": plan.sha256,
+            **plan.settings,
+            "encoders": encoders,
+        }
+        lock.check()
+        parts = (Part.from_bytes(store.get(part_name(shard.name))) for shard in plan.shards)
+        info = publish(store, parts, details, recipe.fields)
+    for entry in store.list(PARTS):
+        store.delete(entry.name)
+    stored_bytes = sum(shard["bytes"] for shard in info["shards"])
+    print(f"{store.url}/dataset.json: {info['manifest']['rows']:,} images, {stored_bytes / 1e6:,.1f} MB")
+    return info
+
+
+def make_missing(
+    source: Source, plan: Plan, recipe: Recipe, store: Storage, lock: Lock, config: ShardConfig, found: Kept
+) -> None:
+    """Make the shards that are to do; metrics.json says how fast. ValueError for more unusable images than allowed."""
+
+    workers = choose_workers(config, len(found.todo))
+    how = "in this process" if workers is None else f"on Ray with {workers or 'all'} workers"
+    print(f"{len(found.todo)} of {len(plan.shards)} shards to make, {how}")
+    job = Job(source, recipe, store, lock, dict(found.sha256))
+    images, bad = sum(len(shard.images) for shard in found.todo), []
+    begin, done = time.monotonic(), 0
+    with ProgressLine("sharding", images, "images") as progress:
+        for made in make_shards(job, found.todo, workers):
+            done += made.images
+            bad += made.bad
+            progress.update(done, f"{done / (time.monotonic() - begin):,.0f} images/s")
+    elapsed_s = time.monotonic() - begin
+    per_sec = done / max(elapsed_s, 1e-9)
+    print(f"{done:,} images in {elapsed_s:.1f} s, {per_sec:,.0f} images/s")
+    metrics = {"images": done, "elapsed_s": elapsed_s, "images_per_sec": per_sec, "unusable": len(bad)}
+    store.put(METRICS, json.dumps({**metrics, "shards": len(found.todo), "workers": workers}, indent=1).encode())
+    if found.info is None:
+        refuse_bad(store, bad, config.max_bad)
+
+
+def refuse_bad(store: Storage, bad: list[dict[str, str]], max_bad: int) -> None:
+    """Write the quarantine report; ValueError when more images were unusable than allowed."""
+
+    if not bad:
+        store.delete(QUARANTINE)
+        return
+    bad = sorted(bad, key=lambda entry: entry["key"])
+    store.put(QUARANTINE, json.dumps(bad, indent=1).encode())
+    for entry in bad[:10]:
+        print(f"unusable: {entry['file']}: {entry['reason']}")
+    if len(bad) > max_bad:
+        raise ValueError(
+            f"{len(bad)} images are unusable and --max-bad is {max_bad}; mend them, or allow them with --max-bad "
+            f"{len(bad)} (all are listed in {store.url}/{QUARANTINE})."
+        )

@@ -1,0 +1,25 @@
+"""python -m pipeline.shard: photographs -> WebDataset shards and a manifest on the store; verify and inspect them."""
+
+from __future__ import annotations
+
+from pipeline.cli import ProgressLine
+from pipeline.runs.find import find_data, open_checked
+from pipeline.shard.config import VerifyConfig
+from sharding.dataset import Dataset
+from sharding.verify import verify
+
+
+def verify_main(config: VerifyConfig) -> None:
+    """Check a data set; ValueError with a line for each damaged shard."""
+
+    store = open_checked(find_data(config.data))
+    total = Dataset.open(store).info["manifest"]["rows"]
+    with ProgressLine("verifying", total, "images") as progress:
+        verdict = verify(store, config.deep, progress.update)
+    for name in verdict.left_over:
+        print(f"{store.url}/{name} is left over: it belongs to no data set and may be deleted.")
+    if verdict.problems:
+        raise ValueError("\n".join(verdict.problems))
+    how = "every byte and every image" if config.deep else "sizes and checksums"
+    size = f"{verdict.shards} shards, {verdict.samples:,} images, {verdict.size_bytes / 1e6:,.1f} MB"
+    print(f"{store.url} is whole: {size} ({how} checked)")

@@ -1,0 +1,93 @@
+"""Time in a training run: the budget, the intervals, the rates. What depends on it is decided by the first worker."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.config.train import TrainConfig
+
+LOG_INTERVAL_S = 2.0
+
+
+class Clock:
+    """Counts the time of training over all restarts (`train_s`), by the clock that the budget is measured with."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.train_s = 0.0
+        self._budget_now = time.process_time if config.budget_clock == "processor" else time.monotonic
+        self.start()
+        self._images, self._loss_sum, self._steps, self._wait_s = 0, 0.0, 0, 0.0
+
+    def start(self) -> None:
+        """Training begins, or goes on, now."""
+        self._logged_at = self._saved_at = time.monotonic()
+        self._last = self._budget_now()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time inside counts as waiting for data."""
+        begin = time.monotonic()
+        yield
+        self._wait_s += time.monotonic() - begin
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside, a validation or a checkpoint, is not taken from the budget."""
+        begin = self._budget_now()
+        yield
+        self._last += self._budget_now() - begin
+
+    def count(self, images: int, loss: float) -> None:
+        """A step is done."""
+        now = self._budget_now()
+        self.train_s += now - self._last
+        self._last = now
+        self._images += images
+        self._steps += 1
+        self._loss_sum += loss
+
+    def due(self) -> list[str]:
+        """Signals that the first worker gives with the next step."""
+        now = time.monotonic()
+        return [
+            name
+            for name, is_due in (
+                ("log", now - self._logged_at >= LOG_INTERVAL_S),
+                ("checkpoint", now - self._saved_at >= 60 * self.config.checkpoint_minutes),
+                ("stop", self.train_s >= 60 * (self.config.max_minutes or float("inf"))),
+            )
+            if is_due
+        ]
+
+    @property
+    def time_share(self) -> float:
+        """Of --max-minutes, what is used up; 0 without."""
+        return self.train_s / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
+
+    def checkpoint_done(self) -> None:
+        self._saved_at = time.monotonic()
+
+    def rates(self, workers: int) -> dict[str, float]:
+        """Figures of all `workers` since the last call, and the time and memory so far."""
+        elapsed_s = max(time.monotonic() - self._logged_at, 1e-9)
+        row = {
+            "train_s": self.train_s,
+            "loss": self._loss_sum / max(self._steps, 1),
+            "images_per_sec": self._images / elapsed_s,
+            "images_per_sec_per_worker": self._images / elapsed_s / workers,
+            "data_wait_share": self._wait_s / elapsed_s,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        self._logged_at = time.monotonic()
+        self._images, self._loss_sum, self._steps, self._wait_s = 0, 0.0, 0, 0.0
+        return row
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far (macOS counts bytes, Linux KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

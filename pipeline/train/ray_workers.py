@@ -1,0 +1,158 @@
+"""The training loop on Ray workers, which Ray starts, watches and starts again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from infra.cluster import Node, connected
+from infra.storage import open_storage
+from infra.storage.retry import PATIENCE_S, Note, patiently
+from pipeline.config.train import TrainConfig
+from pipeline.runs.folder import Run
+from pipeline.train.distributed import OtherWorkerFailed, Team, use_threads
+from pipeline.train.loop import MaySave, Report, train
+from pipeline.train.ray_messages import Listener
+from pipeline.train.watchdog import Beat, beating
+
+MAX_RESTARTS = 3
+"""Without a new checkpoint in between; then something is wrong that a restart does not mend."""
+COLLECTIVE_TIMEOUT_S = 4 * PATIENCE_S
+"""So long a sum over all workers may take: the last resort, after what watches the workers."""
+
+
+def run(config: TrainConfig, report: Report, note: Note, may_save: MaySave) -> None:
+    """Train on `nodes` x `workers_per_node` workers; `report` gets each row of metrics, in this process.
+
+    ValueError with the worker's own sentence when training cannot go on.
+    """
+    with connected(
+        config.nodes,
+        at_least=config.min_nodes,
+        wait_s=60 * config.wait_for_nodes,
+        simulate=config.simulate_nodes,
+        say=note,
+    ) as nodes:
+        listener = Listener(report, note)
+        try:
+            with tempfile.TemporaryDirectory(prefix="irae-ray-") as folder:
+                trainer_of = lambda: make_trainer(config, nodes, listener.messages, may_save, folder)  # noqa: E731
+                fit(trainer_of, config, note)
+        finally:
+            listener.close()
+        listener.raise_error()
+
+
+def fit(trainer_of: Callable[[], Any], config: TrainConfig, note: Note) -> None:
+    """Run to the end; begun anew, as often as needed, as long as there is progress from one time to the next."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    assert config.out
+    store = open_storage(config.out)
+
+    def newest() -> str:
+        return max(patiently(Run(store).checkpoints, store, note), default="")
+
+    reached = newest()
+    while True:
+        try:
+            trainer_of().fit()
+            return
+        except SystemExit:  # Ray's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        except (RayError, TrainingFailedError) as error:
+            before, reached = reached, newest()
+            if reached <= before:
+                raise RuntimeError("the workers failed again and again; the last failure is shown above") from error
+
+
+def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, may_save: MaySave, folder: str) -> Any:
+    """Ray's part: one group of equal workers on each node, fewer when nodes are lost.
+
+    Checkpoints are ours and go to the store by themselves, so Ray's own folder stays as good as empty.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    per_node, gpus = workers_per_node(config, nodes)
+    processors = max(1, min(node.processors for node in nodes) // per_node)
+    most, least = config.nodes * per_node, (config.min_nodes or 1) * per_node
+    workers: Any = (least, most) if least < most else most
+    return TorchTrainer(
+        work,
+        train_loop_config={"config": config, "messages": messages, "may_save": may_save},
+        torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT_S)),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": processors, **({"GPU": 1} if gpus else {})},
+            placement_strategy="SPREAD",
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            callbacks=[failure_callback(messages)],
+        ),
+    )
+
+
+def workers_per_node(config: TrainConfig, nodes: list[Node]) -> tuple[int, bool]:
+    """How many workers each node runs, and whether each has a GPU."""
+    gpus = min(node.gpus for node in nodes)
+    if config.workers_per_node is None:
+        return max(1, gpus), gpus > 0
+    return config.workers_per_node, gpus >= config.workers_per_node
+
+
+def failure_callback(messages: Any) -> Any:
+    """Tells the command which workers were lost. Ray calls it in a process of its own."""
+    from ray.exceptions import RayActorError
+    from ray.train import UserCallback
+
+    class Failures(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            causes = {rank: getattr(e, "health_check_failure", e) for rank, e in worker_exceptions.items()}
+            lost = sorted(rank for rank, error in causes.items() if isinstance(error, RayActorError))
+            rank, error = min(causes.items())
+            failed = f"rank {rank} failed ({str(error).strip().splitlines()[-1]})"
+            messages.put(("failed", f"rank {', '.join(map(str, lost))} was lost" if lost else failed))
+
+    return Failures()
+
+
+def work(arguments: dict[str, Any]) -> None:
+    """What each Ray worker runs. A user's error goes to the driver as a message: restarting would not mend it."""
+    import os
+
+    import ray
+    import ray.train
+    from ray.train.torch import get_device
+
+    use_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    team = Team.current(get_device())
+    messages = arguments["messages"]
+    me = ray.get_runtime_context().current_actor
+
+    def send(beat: Beat) -> None:
+        messages.put(("beat", (beat, me)))
+
+    def report(row: dict[str, Any]) -> None:
+        if team.is_first:
+            messages.put(("row", row))
+        if "val_psnr_db" in row:
+            ray.train.report(row)
+
+    def note(text: str) -> None:
+        messages.put(("note", f"rank {team.rank}: {text}"))
+
+    try:
+        with beating(team, send):
+            train(arguments["config"], team, report, note, arguments["may_save"])
+    except OtherWorkerFailed:
+        pass
+    except ValueError as error:
+        messages.put(("error", str(error)))
+    messages.put(("left", team.rank))

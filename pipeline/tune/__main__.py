@@ -1,0 +1,43 @@
+"""`python -m pipeline.tune`: a search over K, L, learning rate and schedule; its `best` and its `dashboard`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from pipeline.cli import guarded, parse, run_command
+from pipeline.config.options import defaults
+from pipeline.tune.config import BestConfig, DashboardConfig, TuneConfig, base_defaults
+
+
+def run() -> None:
+    """Parse on top of the preset, then search."""
+    arguments = sys.argv[1:]
+    config = parse(TuneConfig, arguments, default=base_defaults(arguments))
+    if config.base.preset == "auto":
+        preset = defaults(arguments).preset
+        config = dataclasses.replace(config, base=dataclasses.replace(config.base, preset=preset))
+    from pipeline.tune.launch import main
+
+    main(config)
+
+
+def run_best(config: BestConfig) -> None:
+    from pipeline.tune.best import conclude
+
+    conclude(config)
+
+
+def run_dashboard(config: DashboardConfig) -> None:
+    from pipeline.tune.dashboard import serve
+
+    serve(config)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["best"]:
+        run_command(BestConfig, run_best, skip=1)
+    elif sys.argv[1:2] == ["dashboard"]:
+        run_command(DashboardConfig, run_dashboard, skip=1)
+    else:
+        sys.exit(guarded(run))

@@ -1,0 +1,188 @@
+"""A data set on the store: dataset.json, written last, and the manifest, one Parquet row a sample.
+
+What is not named in a dataset.json does not exist: readers open a data set by it and by nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.storage import Storage
+from infra.storage.parquet import read_table
+from sharding.sources import SPLITS
+from sharding.write.pack import Part
+
+DATASET, MANIFEST, FORMAT = "dataset.json", "manifest.parquet", 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """The samples of one split in the manifest's order; arrays of length n."""
+
+    name: str
+    keys: list[str]
+    labels: list[int | None]
+    shard: np.ndarray
+    """int64: index into `Dataset.shards`."""
+    offsets: Mapping[str, np.ndarray]
+    """field -> int64: where the field's bytes begin in the shard."""
+    sizes: Mapping[str, np.ndarray]
+    """field -> int64: bytes of the field."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that is complete on its store."""
+
+    store: Storage
+    info: dict[str, Any]
+    table: pa.Table
+
+    @classmethod
+    def open(cls, store: Storage) -> Dataset:
+        """ValueError when there is none, or its manifest is not the one that dataset.json names."""
+        try:
+            info = json.loads(store.get(DATASET))
+        except FileNotFoundError:
+            raise ValueError(
+                f"there is no finished data set at {store.url} (no {DATASET}); make one there with `python -m "
+                "pipeline.shard`, or finish an interrupted one by running its command again."
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise ValueError(
+                f"{store.url}/{DATASET} is damaged: it is no JSON; run the `python -m pipeline.shard` command that "
+                "made the data set again."
+            ) from None
+        if info.get("format") != FORMAT:
+            raise ValueError(
+                f"{store.url}/{DATASET} has format {info.get('format')!r}, but this version reads {FORMAT}."
+            )
+        try:
+            data = store.get(MANIFEST)
+        except FileNotFoundError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != info["manifest"]["sha256"]:
+            raise ValueError(
+                f"{store.url}/{MANIFEST} is missing or is not the one that {DATASET} names; run the `python -m "
+                "pipeline.shard` command that made the data set again."
+            )
+        return cls(store, info, read_table(data))
+
+    @property
+    def name(self) -> str:
+        return self.info["name"]
+
+    @property
+    def sha256(self) -> str:
+        """The manifest's hash: two data sets with one hash hold the same samples."""
+        return self.info["manifest"]["sha256"]
+
+    @property
+    def bits(self) -> int:
+        return self.info["bits"]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of every image, px."""
+        return self.info["image_size"]
+
+    @property
+    def shards(self) -> list[dict[str, Any]]:
+        """name, split, samples, bytes and sha256 of each."""
+        return self.info["shards"]
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Name of each stored field -> its extension."""
+        return self.info["fields"]
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        return self.info["splits"]
+
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Samples of each split as the manifest has them."""
+        found = Counter(self.table["split"].to_pylist())
+        return {split: found[split] for split in SPLITS}
+
+    def split(self, name: str) -> Split:
+        """One split's samples. ValueError when it has none."""
+        if not self.split_sizes.get(name):
+            full = ", ".join(f"{k} ({n})" for k, n in self.split_sizes.items() if n)
+            raise ValueError(f"the data set {self.name} has no {name!r} split; it has {full}.")
+        table = self.table.filter(pa.compute.equal(self.table["split"], name))
+        return Split(
+            name=name,
+            keys=table["key"].to_pylist(),
+            labels=table["label"].to_pylist(),
+            shard=table["shard"].to_numpy(),
+            offsets={f: table[f"{f}_offset"].to_numpy() for f in self.fields},
+            sizes={f: table[f"{f}_bytes"].to_numpy() for f in self.fields},
+        )
+
+
+def publish(store: Storage, parts: Iterable[Part], info: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    """Write the manifest and then dataset.json, which makes the data set exist. `parts` in the plan's order.
+
+    Raises ValueError when a shard is not on the store, which it would be if a worker wrote to a disk of its own.
+    """
+    schema = manifest_schema(fields)
+    tables, shards, quarantined = [], [], 0
+    for part in parts:  # one at a time: as Python objects, the rows of all would fill the memory
+        tables.append(pa.Table.from_pylist(part.rows, schema=schema))
+        shards.append(part.summary())
+        quarantined += len(part.bad)
+    sizes = {entry.name: entry.size_bytes for entry in store.list()}
+    if absent := [shard["name"] for shard in shards if sizes.get(shard["name"]) != shard["bytes"]]:
+        raise ValueError(
+            f"{len(absent)} shards are not at {store.url}, the first being {absent[0]}; with several machines --out "
+            "must be an s3:// URL or a folder that all of them share."
+        )
+    sink = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), sink)
+    manifest = sink.getvalue()
+    full = {
+        "format": FORMAT,
+        **info,
+        "fields": dict(fields),
+        "splits": {split: sum(s["samples"] for s in shards if s["split"] == split) for split in SPLITS},
+        "quarantined": quarantined,
+        "manifest": {
+            "file": MANIFEST,
+            "rows": sum(shard["samples"] for shard in shards),
+            "sha256": hashlib.sha256(manifest).hexdigest(),
+        },
+        "shards": shards,
+    }
+    store.put(MANIFEST, manifest)
+    store.put(DATASET, json.dumps(full, indent=1).encode())
+    return full
+
+
+def manifest_schema(fields: Mapping[str, str]) -> pa.Schema:
+    """The manifest's columns: where each field of a sample lies in its shard, and what it was made from."""
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("split", pa.string()),
+            ("label", pa.int64()),
+            ("source_file", pa.string()),
+            ("source_sha256", pa.string()),
+            ("shard", pa.int64()),
+            *((f"{f}_{what}", pa.int64()) for f in fields for what in ("offset", "bytes", "crc32")),
+        ]
+    )

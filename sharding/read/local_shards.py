@@ -1,0 +1,82 @@
+"""The shards of a data set as files of this machine: verified, in the cache or where a local store has them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sharding.dataset import Dataset, Split
+from sharding.read.cache import Cache, map_file
+
+
+class ShardFiles:
+    """Opens shards by their index in the data set. The cache folder is only used for a store that is not local."""
+
+    def __init__(self, dataset: Dataset, split: Split, cache: Path, cache_bytes: int | None) -> None:
+        self.dataset, self.split = dataset, split
+        is_local = dataset.store.local_path(dataset.shards[0]["name"]) is not None
+        self._cache = None if is_local else Cache(cache, cache_bytes)
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """What the cache may hold, None when nothing has to be copied."""
+        return self._cache.limit_bytes if self._cache else None
+
+    def holds(self, shard: int) -> bool:
+        """Whether the shard is on this machine's disk."""
+        return self._cache is None or self._cache.holds(self._cache_name(shard))
+
+    def open(self, shard: int) -> np.ndarray:
+        """The shard's bytes, memory-mapped, uint8. ValueError when it is missing, is not the one that dataset.json
+        names, or does not come."""
+        info = self.dataset.shards[shard]
+        if self._cache:
+            return self._cache.map(self._cache_name(shard), info["bytes"], partial(self._fetch, shard))
+        path = self.dataset.store.local_path(info["name"])
+        assert path is not None
+        found = file_sha256(path)
+        if found != info["sha256"]:
+            raise self._unusable(shard, found)
+        return map_file(path)
+
+    def _cache_name(self, shard: int) -> str:
+        return f"{self.dataset.shards[shard]['sha256']}.tar"
+
+    def _fetch(self, shard: int, path: Path) -> None:
+        """Download and verify; a shard that arrives damaged is fetched once more."""
+        info = self.dataset.shards[shard]
+        found = None
+        for _ in range(2):
+            try:
+                self.dataset.store.get_file(info["name"], path)
+            except FileNotFoundError:
+                break
+            found = file_sha256(path)
+            if found == info["sha256"]:
+                return
+        raise self._unusable(shard, found)
+
+    def _unusable(self, shard: int, found: str | None) -> ValueError:
+        info = self.dataset.shards[shard]
+        keys = [self.split.keys[i] for i in np.flatnonzero(self.split.shard == shard)]
+        return ValueError(
+            f"the shard {self.dataset.store.url}/{info['name']} is missing or damaged (SHA-256 "
+            f"{found[:12] if found else 'none'}, expected {info['sha256'][:12]}), and with it {len(keys)} samples: "
+            f"{', '.join(keys[:3])}{', ...' * (len(keys) > 3)}; run the command that made the data set "
+            "again, with --deep: it redoes damaged shards."
+        )
+
+
+def file_sha256(path: Path) -> str | None:
+    """SHA-256 of a file's content, None when there is no file."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""The command killed at random instants, its workers, the S3 server: the same command ends with the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.local_s3.server import LocalS3
+from infra.storage import open_storage
+from sharding.verify import verify
+from tests.support.sharding import contents, shard, start
+
+ARGUMENTS = ["--train-images", "700", "--val-images", "40", "--test-images", "40", "--size", "32"]
+ARGUMENTS += ["--degrade", "jpeg:10,40", "mask:brush", "--images-per-shard", "25"]
+KINDS = ("command", "worker", "server")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
+    """An S3 server of our own, to be killed."""
+    pytest.importorskip("boto3")
+    server = LocalS3(tmp_path / "s3")
+    server.start()
+    for name, value in server.env().items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_3_kills(server: LocalS3, tmp_path: Path) -> None:
+    campaign(server, tmp_path, 3)
+
+
+@pytest.mark.chaos
+def test_20_kills(server: LocalS3, tmp_path: Path) -> None:
+    campaign(server, tmp_path, 20)
+
+
+def campaign(server: LocalS3, tmp_path: Path, kills: int) -> None:
+    """As many kills, each into a run of its own, each followed by the same command until that ends well."""
+    code, _, err = shard(*ARGUMENTS, "--out", str(tmp_path / "undisturbed"), "--no-ray")
+    assert code == 0, err
+    undisturbed = contents(open_storage(tmp_path / "undisturbed"))
+    for number in range(kills):
+        kind, chance = KINDS[number % len(KINDS)], random.Random(number)
+        url = f"s3://irae/kill{number}" if kind == "server" or number % 2 else str(tmp_path / f"kill{number}")
+        on_ray = kind == "worker" or (number // 3) % 2 == 1
+        command = [*ARGUMENTS, "--out", url, *(["--workers", "2"] if on_ray else ["--no-ray"])]
+        happened = disturbed(command, kind, server, url, chance)
+        code, out, err = shard(*command)
+        assert code == 0, (number, kind, happened, out, err)
+        assert contents(open_storage(url)) == undisturbed, (number, kind, happened)
+        assert verify(open_storage(url), deep=True).problems == []
+        print(f"kill {number} of the {kind} {happened}: same bytes")
+
+
+def disturbed(command: list[str], kind: str, server: LocalS3, url: str, chance: random.Random) -> str:
+    """Start the command, kill at an instant of its work, wait until all of it has ended; says what happened."""
+    run = start(*command)
+    try:
+        wait_for_work(run, url)
+        shards_before = chance.randrange(28)
+        while run.poll() is None and shards_there(url) < shards_before:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.2)
+        if kind == "server":
+            server.kill()
+            time.sleep(chance.random())
+            server.start()
+        else:
+            victims = ray_workers(run.pid) if kind == "worker" else [run.pid]
+            for pid in chance.sample(victims, min(1, len(victims))):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        _, err = run.communicate(timeout=200)
+    finally:
+        run.kill()
+    assert run.returncode in (0, 2, -signal.SIGKILL), err
+    return f"after {shards_before} shards, exit code {run.returncode}"
+
+
+def wait_for_work(run: subprocess.Popen[str], url: str) -> None:
+    deadline_s = time.monotonic() + 100
+    while run.poll() is None and open_storage(url).size("plan.json") is None:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def shards_there(url: str) -> int:
+    return len(open_storage(url).list("train-"))
+
+
+def ray_workers(pid: int) -> list[int]:
+    """Ray's processes below this one that make shards."""
+    parents, found = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if (path / "cmdline").read_bytes().startswith((b"ray::make_shard", b"ray::IDLE")):
+                found.append(int(path.name))
+
+    def is_below(one: int) -> bool:
+        while one in parents and one != pid:
+            one = parents[one]
+        return one == pid
+
+    return [one for one in found if is_below(one)]

@@ -1,0 +1,418 @@
+"""The reader: what lies in the shards comes out, in order, whatever the cache holds and whoever shares it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.storage import Storage, open_storage
+from sharding import Dataset, ReaderState, ShardReader
+from sharding.dataset import publish
+from sharding.read.cache import Cache
+from sharding.sources.synthetic import Synthetic
+from sharding.write.degrade import parse_degradations
+from sharding.write.pack import Recipe, pack_shard
+from sharding.write.plan import make_plan
+
+FIELDS = ("clean", "jpeg10", "mask_box")
+SHARED_PLACE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PAGE = Path(__file__).parent.parent / "docs" / "reading.md"
+
+
+def build(url: str, train: int = 50, per_shard: int = 7, size: int = 16, degrade: tuple[str, ...] = ()) -> Dataset:
+    """A data set with as many training images, in shards of `per_shard`."""
+    source = Synthetic(count_train=train, count_val=5, count_test=0, size=size)
+    recipe = Recipe(degradations=tuple(parse_degradations(degrade)))
+    plan = make_plan(source.images(), {}, 0, per_shard)
+    store = open_storage(url)
+    parts = [pack_shard(source, shard, recipe, store) for shard in plan.shards]
+    extensions = {"clean": "npy", **{d.name: "jpg" if d.kind == "jpeg" else "npy" for d in recipe.degradations}}
+    publish(store, parts, {"name": "synthetic", "bits": 8, "image_size": size}, extensions)
+    return Dataset.open(store)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return build(str(tmp_path_factory.mktemp("data")), degrade=("jpeg:10", "mask:box"))
+
+
+@pytest.fixture
+def remote(local: Dataset, s3_url: str) -> Dataset:
+    """The same data set on S3."""
+    return upload(Path(local.store.url), s3_url)
+
+
+def upload(folder: Path, url: str) -> Dataset:
+    store = open_storage(url)
+    for path in folder.iterdir():
+        if path.is_file():
+            store.put(path.name, path.read_bytes())
+    return Dataset.open(store)
+
+
+def from_tars(dataset: Dataset, split: str) -> dict[str, dict[str, np.ndarray]]:
+    """key -> field -> array, by tarfile, numpy and Pillow alone."""
+    from PIL import Image
+
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path in sorted(Path(dataset.store.url).glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, field, extension = member.name.split(".")
+                opened = tar.extractfile(member)
+                assert opened
+                content = io.BytesIO(opened.read())
+                array = np.load(content) if extension == "npy" else np.asarray(Image.open(content))
+                found.setdefault(key, {})[field] = array
+    return found
+
+
+def shard_bytes(dataset: Dataset) -> int:
+    return max(shard["bytes"] for shard in dataset.shards)
+
+
+# ---- content
+
+
+def test_every_field_is_what_the_tar_holds(local: Dataset, remote: Dataset, tmp_path: Path) -> None:
+    expected = from_tars(local, "train")
+    for dataset in (local, remote):
+        reader = ShardReader(dataset, "train", tmp_path / "cache", fields=FIELDS)
+        batch = reader.read(np.random.default_rng(0).permutation(len(reader)))
+        assert sorted(batch.keys) == sorted(expected) and len(reader) == 50
+        for name in FIELDS:
+            values = batch.fields[name]
+            assert values.dtype == np.uint8 and values.flags.c_contiguous
+            for key, value in zip(batch.keys, values, strict=True):
+                assert np.array_equal(value, expected[key][name]), (key, name)
+
+
+@SHARED_PLACE
+@given(st.data())
+def test_batches_are_the_reads(local: Dataset, tmp_path: Path, data: st.DataObject) -> None:
+    reader = ShardReader(local, "train", tmp_path)
+    lists = data.draw(st.lists(st.lists(st.integers(0, len(reader) - 1), max_size=9), max_size=9))
+    batches = list(reader.batches(lists, ahead=data.draw(st.integers(1, 4))))
+    assert len(batches) == len(lists)
+    for indices, batch in zip(lists, batches, strict=True):
+        assert batch.keys == [reader.split.keys[i] for i in indices]
+        assert np.array_equal(batch.clean, reader.read(indices).clean)
+
+
+def test_a_reader_of_fields_that_are_not_there(local: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no field 'jpeg20'; it has clean, jpeg10, mask_box"):
+        ShardReader(local, "train", tmp_path, fields=("jpeg20",))
+
+
+def test_stock_webdataset_reads_the_same(local: Dataset) -> None:
+    wds = pytest.importorskip("webdataset")
+    expected = from_tars(local, "train")
+    urls = [str(path) for path in sorted(Path(local.store.url).glob("train-*.tar"))]
+    found = {s["__key__"]: s for s in wds.WebDataset(urls, shardshuffle=False).decode("rgb8")}
+    assert sorted(found) == sorted(expected)
+    for key, sample in found.items():
+        assert np.array_equal(sample["clean.npy"], expected[key]["clean"])
+        assert np.array_equal(sample["jpeg10.jpg"], expected[key]["jpeg10"])
+
+
+# ---- the loader and its state
+
+
+def keys_of(reader: ShardReader, world_size: int, state: ReaderState | None, steps: int, **options: Any) -> list[str]:
+    """What all ranks together consume in some steps."""
+    loaders = [
+        reader.loader(global_batch=12, rank=r, world_size=world_size, state=state, **options) for r in range(world_size)
+    ]
+    keys = [key for _ in range(steps) for loader in loaders for key in loader.next().keys]
+    for loader in loaders:
+        loader.close()
+    return keys
+
+
+@SHARED_PLACE
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(0, 9),
+    st.sampled_from([{}, {"remainder": "drop"}, {"window_shards": 2, "partitions": 4}]),
+)
+def test_a_state_goes_on_at_any_world_size(
+    local: Dataset, tmp_path: Path, before: int, after: int, steps: int, options: dict[str, Any]
+) -> None:
+    reader = ShardReader(local, "train", tmp_path)
+    whole = keys_of(reader, 1, None, 10, **options)
+    assert keys_of(reader, before, None, steps, **options) == whole[: 12 * steps]
+    loader = reader.loader(global_batch=12, **options)
+    for _ in range(steps):
+        loader.next()
+    state = ReaderState.from_json(loader.state().to_json())
+    loader.close()
+    assert keys_of(reader, after, state, 10 - steps, **options) == whole[12 * steps :]
+
+
+def test_a_for_loop_is_an_epoch(local: Dataset, tmp_path: Path) -> None:
+    reader = ShardReader(local, "train", tmp_path)
+    loader = reader.loader(global_batch=12)
+    epochs = [[batch for batch in loader] for _ in range(6)]
+    assert [len(batches) for batches in epochs] == [5, 4, 4, 4, 4, 4], "300 images are 25 batches"
+    assert loader.state().epoch == 6 and loader.state().images_seen == 300
+    for epoch in range(6):
+        keys = [k for b in itertools.chain(*epochs) for k, e in zip(b.keys, b.epoch, strict=True) if e == epoch]
+        assert sorted(keys) == sorted(reader.split.keys)
+    dropping = reader.loader(global_batch=12, remainder="drop")
+    assert [sum(len(b.keys) for b in dropping) for _ in range(3)] == [48, 48, 48]
+
+
+def test_a_loop_left_early_goes_on(local: Dataset, tmp_path: Path) -> None:
+    reader = ShardReader(local, "train", tmp_path)
+    loader = reader.loader(global_batch=12)
+    keys = [next(iter(loader)).keys for _ in range(3)]
+    assert sum(keys, []) == keys_of(reader, 1, None, 3)
+
+
+def test_a_state_knows_its_data_set_and_seed(local: Dataset, tmp_path: Path) -> None:
+    state = ShardReader(local, "train", tmp_path).loader(global_batch=4, seed=3).state()
+    shutil.copytree(local.store.url, tmp_path / "moved")
+    moved = ShardReader(Dataset.open(open_storage(tmp_path / "moved")), "train", tmp_path)
+    moved.loader(global_batch=4, seed=3, state=state)
+    with pytest.raises(ValueError, match=r"another seed \(3, here 4\)"):
+        moved.loader(global_batch=4, seed=4, state=state)
+    other = ShardReader(build(str(tmp_path / "other"), train=20), "train", tmp_path)
+    with pytest.raises(ValueError, match="another data set"):
+        other.loader(global_batch=4, seed=3, state=state)
+    with pytest.raises(ValueError, match="lacks seed"):
+        ReaderState.from_json({k: v for k, v in state.to_json().items() if k != "seed"})
+    with pytest.raises(ValueError, match="rank 5 of 5"):
+        moved.loader(global_batch=8, rank=5, world_size=5)
+
+
+def test_the_code_of_the_documentation(local: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very block of the page, run beside a data set of its name."""
+    pytest.importorskip("torch")
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(local.store.url, "data/faces")
+    scope: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), scope)
+    assert scope["loader"].state().epoch == 2
+    assert scope["resumed"].state() == scope["loader"].state()
+
+
+# ---- the cache
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".tar")
+
+
+def held_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):  # just removed by the cache
+            total += path.stat().st_size
+    return total
+
+
+def test_a_small_cache_holds_its_limit_and_reads_all(local: Dataset, remote: Dataset, tmp_path: Path) -> None:
+    limit = 4 * shard_bytes(remote)
+    assert limit < sum(s["bytes"] for s in remote.shards if s["split"] == "train")
+    reader = ShardReader(remote, "train", tmp_path, cache_bytes=limit)
+    expected = ShardReader(local, "train", tmp_path).loader(global_batch=10, window_shards=2)
+    loader = reader.loader(global_batch=10, window_shards=2)
+    for _ in range(20):
+        batch, other = loader.next(), expected.next()
+        assert batch.keys == other.keys and np.array_equal(batch.clean, other.clean)
+        assert held_bytes(tmp_path) <= limit
+    loader.close()
+
+
+def test_an_order_that_would_fetch_again_and_again_is_refused(remote: Dataset, tmp_path: Path) -> None:
+    reader = ShardReader(remote, "train", tmp_path, cache_bytes=4 * shard_bytes(remote))
+    with pytest.raises(ValueError, match=r"needs [\d,]+ bytes of cache.*IRAE_CACHE_BYTES.*window_shards"):
+        reader.loader(global_batch=10)
+    small = ShardReader(remote, "train", tmp_path / "b", cache_bytes=1000)
+    with pytest.raises(ValueError, match="may hold 1,000 bytes, but one file has"):
+        small.read([0])
+
+
+def test_the_limit_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < Cache(tmp_path).limit_bytes < shutil.disk_usage(tmp_path).total
+    monkeypatch.setenv("IRAE_CACHE_BYTES", "12345")
+    assert Cache(tmp_path).limit_bytes == 12345
+    monkeypatch.setenv("IRAE_CACHE_BYTES", "1 GB")
+    with pytest.raises(ValueError, match="'1 GB'"):
+        Cache(tmp_path)
+
+
+def test_of_many_threads_and_caches_one_fetches(tmp_path: Path) -> None:
+    """Eight caches on one folder, as in eight processes: the locks are those of open files."""
+    fetched: list[int] = []
+
+    def fetch(path: Path) -> None:
+        fetched.append(1)
+        time.sleep(0.2)
+        path.write_bytes(b"x" * 100)
+
+    found: list[int] = []
+    caches = [Cache(tmp_path, 1000) for _ in range(8)]
+    threads = [threading.Thread(target=lambda c=c: found.append(int(c.map("a.tar", 100, fetch).sum()))) for c in caches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [100 * ord("x")] * 8 and len(fetched) == 1
+    assert not files_in(tmp_path)
+
+
+def test_who_waits_hears_of_the_failure(tmp_path: Path) -> None:
+    began, attempts, errors = threading.Barrier(3), [], []
+
+    def fetch(path: Path) -> None:
+        attempts.append(1)
+        time.sleep(0.5)
+        raise ValueError("the store is gone")
+
+    def work() -> None:
+        cache = Cache(tmp_path, 1000)
+        began.wait()
+        try:
+            cache.map("a.tar", 100, fetch)
+        except ValueError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == ["the store is gone"] * 3 and len(attempts) == 1
+    assert Cache(tmp_path, 1000).map("a.tar", 3, lambda path: path.write_bytes(b"abc") and None).sum() == 294
+    assert not files_in(tmp_path)
+
+
+def test_an_evicted_file_stays_readable(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 250)
+    maps = [cache.map(f"{i}.tar", 100, lambda path, i=i: path.write_bytes(bytes([i]) * 100) and None) for i in range(9)]
+    assert [int(m.sum()) for m in maps] == [100 * i for i in range(9)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["7.tar", "8.tar"]
+    cache.map("7.tar", 100, lambda path: None)
+    cache.map("9.tar", 100, lambda path: path.write_bytes(bytes(100)) and None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["7.tar", "9.tar"], "8 was used least recently"
+
+
+FETCH_SLOWLY = """
+import sys, time
+from pathlib import Path
+from sharding.cache import Cache
+def fetch(path):
+    with path.open("wb") as file:
+        for _ in range(100):
+            file.write(b"y" * 1000); file.flush(); time.sleep(0.003)
+print("begun", flush=True)
+Cache(Path(sys.argv[1]), 10**6).map("a.tar", 100_000, fetch)
+"""
+
+
+def test_killed_while_fetching(tmp_path: Path) -> None:
+    """Nothing half done is ever seen, and the next process takes over or sweeps."""
+    chance = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", FETCH_SLOWLY, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout and process.stdout.readline() == b"begun\n"
+        time.sleep(chance.uniform(0, 0.25))
+        process.kill()
+        process.communicate()
+        assert not (tmp_path / "a.tar").exists() or (tmp_path / "a.tar").stat().st_size == 100_000
+    (tmp_path / "left.tar.lock").touch()
+    (tmp_path / "left.tar.77.part").mkdir()
+    (tmp_path / "left.tar.77.part" / ".tmp-x").write_bytes(b"half")
+    cache = Cache(tmp_path, 10**6)
+    assert not files_in(tmp_path) and not list(tmp_path.glob("*.part"))
+    assert cache.map("a.tar", 100_000, lambda path: path.write_bytes(b"y" * 100_000) and None).sum() == 12_100_000
+
+
+# ---- damage
+
+
+class Damaging:
+    """A store whose first `times` downloads of shards arrive with a bit flipped."""
+
+    def __init__(self, store: Storage, times: int) -> None:
+        self.store, self.times, self.downloads = store, times, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def get_file(self, name: str, path: Path) -> None:
+        self.store.get_file(name, path)
+        self.downloads += 1
+        if self.downloads <= self.times:
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+
+
+def test_a_shard_that_arrives_damaged_is_fetched_once_more(remote: Dataset, tmp_path: Path) -> None:
+    for times, fails in ((1, False), (2, True)):
+        store = Damaging(open_storage(remote.store.url), times)
+        reader = ShardReader(Dataset(store, remote.info, remote.table), "train", tmp_path / str(times))
+        if not fails:
+            assert len(reader.read([0]).keys) == 1
+        else:
+            first = [reader.split.keys[i] for i in range(3)]
+            with pytest.raises(ValueError, match=rf"train-00000\.tar is .*damaged.* 7 samples: {', '.join(first)}"):
+                reader.read([0])
+            assert len(reader.read([0]).keys) == 1, "what failed once is tried anew"
+        assert store.downloads == times + 1
+        assert not files_in(tmp_path / str(times))
+
+
+def test_damage_on_a_local_store(local: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(local.store.url, tmp_path / "data")
+    dataset = Dataset.open(open_storage(tmp_path / "data"))
+    chance = random.Random(0)
+    for shard in [s for s in dataset.shards if s["split"] == "train"]:
+        path = tmp_path / "data" / shard["name"]
+        content = bytearray(path.read_bytes())
+        damage = chance.choice(["flip", "cut", "missing", "empty"])
+        if damage == "flip":
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content[: {"cut": chance.randrange(len(content)), "empty": 0}.get(damage, len(content))])
+        if damage == "missing":
+            path.unlink()
+    reader = ShardReader(dataset, "train", tmp_path)
+    for shard in np.unique(reader.split.shard):
+        index = int(np.flatnonzero(reader.split.shard == shard)[0])
+        with pytest.raises(ValueError, match=f"{dataset.shards[shard]['name']} is missing or damaged"):
+            reader.read([index])
+
+
+# ---- no leak
+
+
+def test_batches_left_early_end_their_thread(remote: Dataset, tmp_path: Path) -> None:
+    reader = ShardReader(remote, "train", tmp_path)
+    before = threading.active_count()
+    for _ in range(30):
+        for _batch in reader.batches([[0, 1, 2]] * 50):
+            break
+    assert threading.active_count() <= before
+    assert len(os.listdir("/proc/self/fd")) < 200 if Path("/proc/self/fd").exists() else True

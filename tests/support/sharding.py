@@ -1,0 +1,62 @@
+"""What several tests of the sharding share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from infra.storage import Storage
+from sharding.dataset import publish
+from sharding.sources import Source, open_source
+from sharding.write.pack import PARTS, Part, Recipe, pack_shard, part_name
+from sharding.write.plan import Plan, make_plan
+from sharding.write.resume import METRICS
+
+SYNTHETIC = ["--train-images", "60", "--val-images", "6", "--test-images", "6", "--size", "16"]
+DEGRADE = ["--degrade", "jpeg:10,40", "mask:box"]
+SMALL = [*SYNTHETIC, *DEGRADE, "--images-per-shard", "6"]
+"""12 shards of some 50 KB."""
+
+
+def small_source(**options: int) -> Source:
+    counts = {"count_train": 20, "count_val": 4, "count_test": 4}
+    return open_source("synthetic", **{"size": 16, **counts, **options})
+
+
+def small_plan(source: Source, images_per_shard: int = 6) -> Plan:
+    return make_plan(source.images(), {"source": source.name}, 0, images_per_shard)
+
+
+def make_small(store: Storage, recipe: Recipe, source: Source | None = None) -> Plan:
+    """A finished data set, without the command."""
+    source = source or small_source()
+    plan = small_plan(source)
+    for shard in plan.shards:
+        pack_shard(source, shard, recipe, store)
+    parts = [Part.from_bytes(store.get(part_name(shard.name))) for shard in plan.shards]
+    details = {"name": "small", "image_size": source.size, "bits": 8, "plan_sha256": plan.sha256}
+    publish(store, parts, details, recipe.fields)
+    for entry in store.list(PARTS):
+        store.delete(entry.name)
+    return plan
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """`python -m pipeline.shard` with these arguments."""
+    command = [sys.executable, "-m", "pipeline.shard", *arguments]
+    return subprocess.Popen(
+        command, env={**os.environ, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def shard(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Run it to its end: exit code, stdout, stderr."""
+    process = start(*arguments, **environment)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def contents(store: Storage) -> dict[str, bytes]:
+    """Every file of a data set that depends on nothing but the images and the settings."""
+    return {entry.name: store.get(entry.name) for entry in store.list() if entry.name != METRICS}

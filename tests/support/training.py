@@ -1,0 +1,113 @@
+"""Training commands as processes of their own, and ways to disturb them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from infra.storage import StorageError, open_storage
+from pipeline.runs.folder import Run
+
+SMALL = ["--preset", "standard", "--K", "2", "--width", "8", "--global-batch", "8", "--precision", "float32"]
+PATCHED = "import sys, pipeline.train.watchdog as w; w.SILENT_S = {silent_s}; from pipeline import train, cli; "
+PATCHED += "sys.exit(cli.guarded(train.command))"
+
+
+class Training:
+    """One run's command, which may be started again and again; its output is appended to a file.
+
+    `silent_s`: the patience with a silent worker, if not the usual one.
+    """
+
+    def __init__(self, log: Path, *arguments: str, silent_s: float | None = None) -> None:
+        self.log, self.url = log, arguments[arguments.index("--out") + 1]
+        program = ["-m", "pipeline.train"] if silent_s is None else ["-c", PATCHED.format(silent_s=silent_s)]
+        self.command = [sys.executable, *program, *SMALL, *arguments]
+        self.start()
+
+    def start(self) -> None:
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def finish(self, timeout_s: float = 200) -> str:
+        """Wait for it to end well; what it said."""
+        code = self.process.wait(timeout_s)
+        assert code == 0, self.said
+        return self.said
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait(self, what: Callable[[], object], timeout_s: float = 150) -> None:
+        """Until it is so, while the command runs."""
+        deadline_s = time.monotonic() + timeout_s
+        while not what():
+            assert self.process.poll() is None, f"it ended too early:\n{self.said}"
+            assert time.monotonic() < deadline_s, f"waited too long:\n{self.said}"
+            time.sleep(0.05)
+
+    def wait_for_images(self, images: int) -> None:
+        self.wait(lambda: self.images_saved() >= images)
+
+    def images_saved(self) -> int:
+        """By the newest checkpoint; 0 also while the store is away."""
+        with contextlib.suppress(StorageError):
+            return max(map(int, Run(open_storage(self.url)).checkpoints()), default=0)
+        return 0
+
+    def below(self, beginning: str) -> list[int]:
+        """Its descendants whose command line begins so."""
+        found = descendants(self.process.pid)
+        return sorted(pid for pid in found if command_line(pid).startswith(beginning))
+
+    def workers(self) -> list[int]:
+        return self.below("ray::RayTrainWorker")
+
+    def simulated_nodes(self) -> list[list[int]]:
+        """The processes of each, without the first one, at which the command itself is."""
+        raylets = [pid for pid in self.below("/") if "/raylet/raylet" in command_line(pid)]
+        return [[pid, *descendants(pid)] for pid in raylets if "--head" not in command_line(pid)]
+
+
+def command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+    return ""
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that this one has started, and those that they have."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+
+    def is_below(one: int) -> bool:
+        while one in parents and one != pid:
+            one = parents[one]
+        return one == pid
+
+    return [one for one in parents if one != pid and is_below(one)]
+
+
+def strike(pid: int, signal_number: int = signal.SIGKILL) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal_number)
+
+
+def final_files(url: str) -> dict[str, bytes]:
+    """Weights and optimizer state of the newest checkpoint."""
+    checkpoint = Run(open_storage(url)).newest_checkpoint()
+    assert checkpoint
+    return checkpoint.files
