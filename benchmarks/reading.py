@@ -30,11 +30,11 @@ from PIL import Image
 
 from infra.local_s3.server import LocalS3
 from infra.storage import open_storage
-from sharding import Dataset, ShardReader
+from sharding import Dataset, Loader, ShardReader
 from sharding.dataset import publish
 from sharding.sources.synthetic import Synthetic
 from sharding.write.degrade import KINDS, Degradation, Field, keyed_bits, npy_bytes
-from sharding.write.pack import Recipe, pack_shard
+from sharding.write.pack import SampleSpec, pack_shard
 from sharding.write.plan import default_images_per_shard, make_plan
 
 PAIRS, SIZE, BATCH, ROUNDS = 5000, 64, 100, 3
@@ -76,9 +76,9 @@ def make_data(url: str) -> Dataset:
     """The data set of this project, 5,000 pairs for training and 120 for validation."""
     KINDS["noisy"] = noisy
     source, store = Synthetic(count_train=PAIRS, count_val=120, count_test=0, size=SIZE), open_storage(url)
-    recipe = Recipe((Degradation("noisy", "npy", "noisy", ()),))
+    spec = SampleSpec((Degradation("noisy", "npy", "noisy", ()),))
     plan = make_plan(source.images(), {}, 0, default_images_per_shard(SIZE, {"clean": "npy", "noisy": "png"}))
-    parts = [pack_shard(source, shard, recipe, store) for shard in plan.shards]
+    parts = [pack_shard(source, shard, spec, store) for shard in plan.shards]
     info = {"name": "synthetic", "bits": 8, "image_size": SIZE}
     publish(store, parts, info, {"clean": "npy", "noisy": "npy"})
     return Dataset.open(store)
@@ -115,7 +115,7 @@ def rate(batches: Iterable[Any], count_of: Callable[[Any], int]) -> float:
 
 def our_epochs(dataset: Dataset, cache: Path) -> tuple[float, float]:
     """Epoch 1 with an empty cache, and epoch 2."""
-    loader = ShardReader(dataset, "train", cache, fields=("clean", "noisy")).loader(global_batch=BATCH)
+    loader = Loader(ShardReader(dataset, "train", cache, fields=("clean", "noisy")), global_batch_size=BATCH)
     rates = [rate(loader, lambda batch: len(batch.fields["noisy"])) for _ in range(2)]
     loader.close()
     return rates[0], rates[1]

@@ -26,7 +26,7 @@ from irae.config import IRAEConfig
 from irae.model import IRAE, on_device
 from irae.noise import awgn
 from pipeline.data.pairs import Pairs
-from pipeline.train.distributed import FlatGradients, Team, use_threads
+from pipeline.train.distributed import FlatGradientBucket, ProcessGroup, use_threads
 from pipeline.train.step import autocast, resolve_precision, train_step
 
 WORKERS, SIDE, SIGMA_255 = 2, 64, 25.0
@@ -45,33 +45,33 @@ class Worker:
         sigmas, seeds = torch.full((self.batch,), SIGMA_255), torch.arange(self.batch)
         self.noisy = awgn(self.clean, sigmas, seeds)
         self.model.initialise(self.noisy)
-        self.gradients = FlatGradients(self.model)
+        self.gradients = FlatGradientBucket(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=True)
 
-    def step(self, team: Team) -> None:
-        share = slice(team.rank * self.batch // team.world_size, (team.rank + 1) * self.batch // team.world_size)
+    def step(self, group: ProcessGroup) -> None:
+        share = slice(group.rank * self.batch // group.world_size, (group.rank + 1) * self.batch // group.world_size)
         train_step(
             self.model,
             self.optimizer,
             self.gradients,
             Pairs(self.clean[share], self.noisy[share]),
-            team,
-            global_batch=self.batch,
-            micro_batch=self.batch,
+            group,
+            global_batch_size=self.batch,
+            micro_batch_size=self.batch,
             clip_norm=50.0,
             autocast=autocast(self.precision, self.device),
         )
 
     def images_per_sec(self, way: str, steps: int) -> float:
         """Of all that train in this way; both workers call it at once."""
-        team = Team(self.rank, WORKERS if way == TEAM else 1, self.device)
+        group = ProcessGroup(self.rank, WORKERS if way == TEAM else 1, self.device)
         if way == APART:
-            team = Team(0, 1, self.device)
+            group = ProcessGroup(0, 1, self.device)
         dist.barrier()
         begun_s = time.perf_counter()
         if way != ALONE or self.rank == 0:
             for _ in range(steps):
-                self.step(team)
+                self.step(group)
         # The team ends together; of two for themselves the rates add up, whichever is faster.
         rate = torch.tensor(steps * self.batch / (time.perf_counter() - begun_s), dtype=torch.float64)
         if way == TEAM:
@@ -112,7 +112,7 @@ def summary(rates: dict[str, list[float]], options: argparse.Namespace) -> dict[
         "machine_limit": round(ratio(APART), 3),
         "images_per_sec": {way: round(statistics.median(values), 1) for way, values in rates.items()},
         "K": options.K,
-        "global_batch": options.batch,
+        "global_batch_size": options.batch,
         "steps": options.steps,
         "rounds": options.rounds,
         "precision": resolve_precision(options.precision, torch.device("cpu")),

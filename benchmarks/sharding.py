@@ -19,16 +19,16 @@ from typing import Any
 
 from PIL import Image
 
-from infra.cluster import connected
+from infra.cluster import ray_session
 from infra.storage import open_storage
-from infra.storage.lease import locked
+from infra.storage.lease import hold_lease
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.make import plan_for
 from pipeline.shard.tasks import Job, make_shards, spread
 from pipeline.train.budget import peak_memory_mb
 from sharding.sources import Source, SourceImage, open_source
 from sharding.write.degrade import parse_degradations
-from sharding.write.pack import Recipe
+from sharding.write.pack import SampleSpec
 
 DISTINCT = 200
 """Photographs that are drawn; more files than that are copies of them."""
@@ -41,22 +41,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.tmp) as folder:
         root = options.root or write_photographs(Path(folder) / "photographs", options.images)
         source = open_source(options.source if options.root else "celeba", root, options.size)
-        recipe = Recipe(tuple(parse_degradations(options.degrade)))
+        spec = SampleSpec(tuple(parse_degradations(options.degrade)))
         images = source.images()[: options.images]
-        figures = measure(source, recipe, images, f"{folder}/out", options.rounds)
+        figures = measure(source, spec, images, f"{folder}/out", options.rounds)
     print(json.dumps({**figures, "degrade": options.degrade, "source": source.settings()}, indent=1))
 
 
-def measure(source: Source, recipe: Recipe, images: Sequence[SourceImage], out: str, rounds: int) -> dict[str, Any]:
+def measure(source: Source, spec: SampleSpec, images: Sequence[SourceImage], out: str, rounds: int) -> dict[str, Any]:
     """All figures, from one run."""
     memory_before_mb = peak_memory_mb()
-    pack(source, recipe, images, out, None)
+    pack(source, spec, images, out, None)
     figures: dict[str, Any] = {"images": len(images), "peak_memory_mb": peak_memory_mb()}
     files = [source.read(image) for image in images]
     codec, whole = [], []
     for _ in range(rounds):
-        codec.append(seconds(lambda: encode(source, recipe, images, files)))
-        whole.append(seconds(lambda: pack(source, recipe, images, out, None)))
+        codec.append(seconds(lambda: encode(source, spec, images, files)))
+        whole.append(seconds(lambda: pack(source, spec, images, out, None)))
     codec_s, codec_cpu_s = map(min, zip(*codec, strict=True))
     whole_s, whole_cpu_s = map(min, zip(*whole, strict=True))
     figures |= {
@@ -66,13 +66,13 @@ def measure(source: Source, recipe: Recipe, images: Sequence[SourceImage], out: 
         "ratio": codec_s / whole_s,
         "ratio_cpu_time": codec_cpu_s / whole_cpu_s,
     }
-    with connected(1):
-        figures |= measure_two_workers(source, recipe, images, out, rounds)
+    with ray_session(1):
+        figures |= measure_two_workers(source, spec, images, out, rounds)
     return figures | {"processors": os.cpu_count(), "load_average": os.getloadavg()[0]}
 
 
 def measure_two_workers(
-    source: Source, recipe: Recipe, images: Sequence[SourceImage], out: str, rounds: int
+    source: Source, spec: SampleSpec, images: Sequence[SourceImage], out: str, rounds: int
 ) -> dict[str, float]:
     """Two Ray workers against one; and what two processes gain on the codec calls alone: the machine's own limit."""
     import ray
@@ -81,10 +81,10 @@ def measure_two_workers(
     half = len(images) // 2
 
     def codec_s(parts: list[Sequence[SourceImage]]) -> float:
-        return seconds(lambda: ray.get([codec.remote(source, recipe, part) for part in parts]))[0]
+        return seconds(lambda: ray.get([codec.remote(source, spec, part) for part in parts]))[0]
 
     def pack_s(workers: int) -> float:
-        return seconds(lambda: pack(source, recipe, images, out, workers))[0]
+        return seconds(lambda: pack(source, spec, images, out, workers))[0]
 
     pack_s(2)  # starts the workers
     took_s = [(pack_s(1), pack_s(2), codec_s([images]), codec_s([images[:half], images[half:]])) for _ in range(rounds)]
@@ -92,25 +92,25 @@ def measure_two_workers(
     return {"speedup_2_workers": one / two, "speedup_2_codec_loops": one_codec / two_codecs}
 
 
-def encode(source: Source, recipe: Recipe, images: Sequence[SourceImage], files: Sequence[bytes]) -> None:
+def encode(source: Source, spec: SampleSpec, images: Sequence[SourceImage], files: Sequence[bytes]) -> None:
     """Decode, crop, resize, encode; keep nothing."""
     for image, data in zip(images, files, strict=False):
         clean = source.pixels(image, data)
-        for degradation in recipe.degradations:
-            degradation.apply(clean, image.key, recipe.seed)
+        for degradation in spec.degradations:
+            degradation.apply(clean, image.key, spec.seed)
 
 
-def _encode_read(source: Source, recipe: Recipe, images: Sequence[SourceImage]) -> None:
-    encode(source, recipe, images, [source.read(image) for image in images])
+def _encode_read(source: Source, spec: SampleSpec, images: Sequence[SourceImage]) -> None:
+    encode(source, spec, images, [source.read(image) for image in images])
 
 
-def pack(source: Source, recipe: Recipe, images: Sequence[SourceImage], out: str, workers: int | None) -> None:
+def pack(source: Source, spec: SampleSpec, images: Sequence[SourceImage], out: str, workers: int | None) -> None:
     """Make all shards of these images at `out`: of the default size in this process, or twenty on Ray."""
     config = ShardConfig(images_per_shard=-(-len(images) // 20) if workers else None)
-    plan = plan_for(_Chosen(source, images), recipe, config)  # type: ignore[arg-type]
+    plan = plan_for(_Chosen(source, images), spec, config)  # type: ignore[arg-type]
     store = open_storage(out)
-    with locked(store) as lock:
-        job = Job(source, recipe, store, lock, {})
+    with hold_lease(store) as lock:
+        job = Job(source, spec, store, lock, {})
         made: Iterator[Any] = spread(job, plan.shards, workers) if workers else make_shards(job, plan.shards, None)
         assert sum(shard.images for shard in made) == len(images)
 

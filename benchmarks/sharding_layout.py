@@ -24,7 +24,7 @@ from sharding.dataset import publish
 from sharding.sources import Source, open_source
 from sharding.tar import Tar
 from sharding.write.degrade import Field
-from sharding.write.pack import Recipe, add_sample, build_shard, put_shard
+from sharding.write.pack import SampleSpec, add_sample, build_shard, put_shard
 from sharding.write.plan import default_images_per_shard, make_plan
 
 
@@ -54,7 +54,7 @@ def write_both(source: Source, count: int, raw: Path, png: Path) -> int:
     store, parts = open_storage(raw), []
     png.mkdir(parents=True)
     for shard in plan.shards:
-        tar, part = build_shard(source, shard, Recipe())
+        tar, part = build_shard(source, shard, SampleSpec())
         parts.append(put_shard(tar, part, store))
         pngs = Tar()
         for image in shard.images:

@@ -27,7 +27,7 @@ from irae.metrics import psnr_db
 from irae.model import IRAE, on_device
 from irae.noise import awgn, sample_seeds
 from pipeline.data.pairs import Pairs
-from pipeline.train.distributed import FlatGradients, Team
+from pipeline.train.distributed import FlatGradientBucket, ProcessGroup
 from pipeline.train.step import autocast, resolve_precision, train_step
 
 K, L, WIDTH, SIDE, SIGMA_255, LR, CLIP_NORM = 16, 2, 64, 64, 25.0, 1e-3, 50.0
@@ -57,7 +57,7 @@ class Ours:
         self.device, self.precision, self.clean = clean.device, resolve_precision(precision, clean.device), clean
         self.model = on_device(IRAE(IRAEConfig(K=K, L=L, width=WIDTH)), clean.device)
         self.model.initialise(noisy_of(clean, 0))
-        self.gradients = FlatGradients(self.model)
+        self.gradients = FlatGradientBucket(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LR, fused=True)
 
     def step(self, noisy: Tensor, clean: Tensor | None = None) -> None:
@@ -68,9 +68,9 @@ class Ours:
             self.optimizer,
             self.gradients,
             Pairs(clean, noisy),
-            Team(0, 1, self.device),
-            global_batch=count,
-            micro_batch=count,
+            ProcessGroup(0, 1, self.device),
+            global_batch_size=count,
+            micro_batch_size=count,
             clip_norm=CLIP_NORM,
             autocast=autocast(self.precision, self.device),
         )

@@ -34,7 +34,7 @@ class Node(NamedTuple):
 
 
 @contextmanager
-def connected(
+def ray_session(
     nodes: int = 1,
     *,
     at_least: int | None = None,
@@ -117,7 +117,7 @@ def _wait_for_nodes(nodes: int, at_least: int, wait_s: float, say: Callable[[str
             time.sleep(min(_POLL_S, left_s))
     finally:
         if asked:
-            _withdraw()
+            _cancel_resource_request()
     if len(able) < at_least:
         there = ", ".join(f"{node.name} with {node.processors} processors" for node in able) or "none"
         raise ValueError(
@@ -148,7 +148,7 @@ def _ask_autoscaler(nodes: int, able: list[Node]) -> None:
     request_resources(bundles=[bundle] * nodes)
 
 
-def _withdraw() -> None:
+def _cancel_resource_request() -> None:
     """A demand that stayed would keep machines running for ever; while workers are on them they stay anyway."""
     from ray.autoscaler.sdk import request_resources
 

@@ -12,13 +12,13 @@ def notice_file() -> Path:
     return Path(tempfile.gettempdir()) / f"irae-machine-ends-{os.getuid()}"
 
 
-class Notice:
+class PreemptionNotice:
     """Listens for it, once."""
 
     def __init__(self) -> None:
         self._heard = False
 
-    def just_heard(self) -> bool:
+    def poll(self) -> bool:
         """Whether this is the first time that it is there: a worker then asks for a checkpoint."""
         if self._heard or not notice_file().exists():
             return False

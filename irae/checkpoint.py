@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from irae.config import IRAEConfig
-from irae.registry import SYSTEMS, build
+from irae.registry import MODELS, build
 from irae.restorer import Restorer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -39,8 +39,8 @@ def config_from_bytes(data: bytes) -> dict[str, Any]:
     """Read config.json: the system's name, and what was chosen of it. ValueError when there is no such system."""
     values = json.loads(data)
     system = values.pop("system", None) or values.pop("architecture", None)
-    if system not in SYSTEMS:
-        raise ValueError(f"config.json describes the system {system!r}, which is none of {', '.join(SYSTEMS)}.")
+    if system not in MODELS:
+        raise ValueError(f"config.json describes the system {system!r}, which is none of {', '.join(MODELS)}.")
     return {"system": system, **values}
 
 

@@ -25,7 +25,7 @@ def condition_number(model: torch.nn.Module) -> float:
 
 
 @torch.no_grad()
-def smallest_scale(model: IRAE, images: Tensor) -> float:
+def min_coupling_scale(model: IRAE, images: Tensor) -> float:
     """The smallest factor of any coupling for these images (B, C, H, W): the inverse divides by it."""
     with torch.autocast(images.device.type, enabled=False):
         halves = ((step.coupling, step.before_coupling(x).chunk(2, dim=1)[1]) for step, x in model.walk(images))
@@ -33,7 +33,7 @@ def smallest_scale(model: IRAE, images: Tensor) -> float:
 
 
 @torch.no_grad()
-def largest_scale(model: torch.nn.Module) -> tuple[str, float]:
+def largest_layer_gain(model: torch.nn.Module) -> tuple[str, float]:
     """Name and size of the layer that magnifies most: where to look when training blew up.
 
     A layer whose scale is not finite comes before all others.

@@ -22,23 +22,23 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffers[name] for name in names}
 
 
-class WeightAverage:
+class EMA:
     """Average of the parameters over about the last `horizon_images` images; over all, as long as there were fewer.
 
-    `horizon_share` instead: over about this share of the images so far, for runs of which nobody knows how many images
+    `relative_width` instead: over about this share of the images so far, for runs of which nobody knows how many images
     they will see (as in Karras et al. 2024, arXiv 2312.02696, whose profile is a power of the run's length). Running
     statistics of batch normalisation are averaged with them: those of one moment would not fit.
     """
 
-    def __init__(self, model: nn.Module, horizon_images: float, horizon_share: float = 0.0) -> None:
-        self.horizon_images, self.horizon_share = horizon_images, horizon_share
+    def __init__(self, model: nn.Module, horizon_images: float, relative_width: float = 0.0) -> None:
+        self.horizon_images, self.relative_width = horizon_images, relative_width
         self._weights = {**dict(model.named_parameters()), **running_statistics(model)}
         self._average = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
     @torch.no_grad()
     def update(self, batch_images: int, images_seen: int) -> None:
         """Take in the weights after a step; `images_seen` counts the whole run with this step."""
-        horizon_images = self.horizon_images or self.horizon_share * images_seen
+        horizon_images = self.horizon_images or self.relative_width * images_seen
         share = -math.expm1(-batch_images / horizon_images)
         share = max(share, batch_images / images_seen)
         torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), share)

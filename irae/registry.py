@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class System:
+class ModelSpec:
     """How to make one, and what must be known of it before that."""
 
     module: str
@@ -29,27 +29,27 @@ class System:
     """It has a noise map as an input, and so restores noise only."""
 
 
-SYSTEMS: dict[str, System] = {
-    "irae": System("irae.model", "IRAE"),
-    "dncnn": System("irae.baselines.dncnn", "DnCNN", {"middle_layers": 40, "first_bias": False}),
-    "dncnn-17": System("irae.baselines.dncnn", "DnCNN", {"middle_layers": 15}),
-    "dncnn-20": System("irae.baselines.dncnn", "DnCNN", {"middle_layers": 18}),
-    "dncnn-17-folded": System("irae.baselines.dncnn", "DnCNN", {"middle_layers": 15, "folded": True}),
-    "dncnn-20-folded": System("irae.baselines.dncnn", "DnCNN", {"middle_layers": 18, "folded": True}),
-    "ffdnet": System("irae.baselines.ffdnet", "FFDNet", {"noise_maps": 3}, 2, True),
-    "ffdnet-folded": System("irae.baselines.ffdnet", "FFDNet", {"noise_maps": 1, "folded": True}, 2, True),
-    "unet": System("irae.baselines.unet", "UNet", {}, 8),
-    "arcnn": System("irae.baselines.arcnn", "ARCNN"),
+MODELS: dict[str, ModelSpec] = {
+    "irae": ModelSpec("irae.model", "IRAE"),
+    "dncnn": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 40, "first_bias": False}),
+    "dncnn-17": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 15}),
+    "dncnn-20": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 18}),
+    "dncnn-17-folded": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 15, "folded": True}),
+    "dncnn-20-folded": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 18, "folded": True}),
+    "ffdnet": ModelSpec("irae.baselines.ffdnet", "FFDNet", {"noise_maps": 3}, 2, True),
+    "ffdnet-folded": ModelSpec("irae.baselines.ffdnet", "FFDNet", {"noise_maps": 1, "folded": True}, 2, True),
+    "unet": ModelSpec("irae.baselines.unet", "UNet", {}, 8),
+    "arcnn": ModelSpec("irae.baselines.arcnn", "ARCNN"),
 }
 """dncnn and ffdnet are as the paper has them. dncnn-17 (one noise level) and dncnn-20 (blind) are as their authors have
 them. "folded": as published for use, with the batch normalisation inside the convolutions; pipeline/published.py."""
 
 
-def system_named(name: str) -> System:
+def system_named(name: str) -> ModelSpec:
     """ValueError with the choices for an unknown name."""
-    if name not in SYSTEMS:
-        raise ValueError(f"--system is {name!r}, but must be one of {', '.join(SYSTEMS)}.")
-    return SYSTEMS[name]
+    if name not in MODELS:
+        raise ValueError(f"--system is {name!r}, but must be one of {', '.join(MODELS)}.")
+    return MODELS[name]
 
 
 def build(system: str, config: IRAEConfig) -> Restorer:

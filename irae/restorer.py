@@ -73,7 +73,7 @@ class Restorer(nn.Module):
 
 
 @torch.no_grad()
-def numbers_per_pixel(model: Restorer) -> list[float]:
+def activation_elements_per_pixel(model: Restorer) -> list[float]:
     """How many numbers each tensor between the layers has for each pixel of an image: what activations take. Not for
     IRAE, whose layers are functions."""
     side, device = 16, next(model.parameters()).device

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irae.steps import FlowStep, GenerativeStep, NetParameters, conv1x1, coupling_net, fold_net, no_autocast
+from irae.layers import NetParameters, conv1x1, coupling_net, fold_net, no_autocast
+from irae.steps import FlowStep, GenerativeStep
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class PaperSchedule(Schedule):
 
 
 @dataclass
-class PlannedSchedule(Schedule):
+class BudgetSchedule(Schedule):
     """A rate that is a function of the budget's share alone: `lr` times `shape(progress)`."""
 
     shape: Callable[[float], float] = lambda progress: 1.0

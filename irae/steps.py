@@ -10,43 +10,25 @@ Sources: Glow, Kingma & Dhariwal 2018 (sections 3.1 to 3.3); Liu et al. 2020, ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from irae.layers import ActNorm, AffineCoupling, Bijection, Conv1x1, LUConv1x1
-
-COUPLING_SCALE_OFFSET = 2.0
-"""Added to the raw scale before the sigmoid: an untrained coupling of the paper scales by sigmoid(2) = 0.88."""
-
-
-class CouplingWeights(NamedTuple):
-    """Weight and bias of the three convolutions of a coupling's net."""
-
-    weight_in: Tensor
-    bias_in: Tensor
-    weight_mid: Tensor
-    bias_mid: Tensor
-    weight_out: Tensor
-    bias_out: Tensor
-
-
-class NetParameters(NamedTuple):
-    """What is trained of a coupling's net: each convolution's weight, and the ActNorm (or factor and bias) after it."""
-
-    conv_in: Tensor
-    log_scale_in: Tensor
-    bias_in: Tensor
-    conv_mid: Tensor
-    log_scale_mid: Tensor
-    bias_mid: Tensor
-    conv_out: Tensor
-    log_scale_out: Tensor
-    bias_out: Tensor
+from irae.layers import (
+    ActNorm,
+    AffineCoupling,
+    Bijection,
+    Conv1x1,
+    CouplingWeights,
+    LUConv1x1,
+    conv1x1,
+    coupling_scale,
+    inverted,
+    stacked,
+    times,
+)
 
 
 @dataclass(frozen=True)
@@ -162,78 +144,3 @@ class GenerativeStep(FlowStep):
         self.norm.bias.copy_((self.norm.bias - step.norm.bias) * (-step.norm.log_scale).exp())
         self.norm.log_scale.sub_(step.norm.log_scale)
         return self(x)
-
-
-def fold_net(net: NetParameters) -> CouplingWeights:
-    """ActNorms and the final factor folded into the convolutions, of one net or of many in a stack.
-
-    Under autocast already in its precision: one cast for all.
-    """
-
-    def scaled(weight: Tensor, log_scale: Tensor) -> Tensor:
-        return in_autocast(weight * log_scale.exp()[..., None, None, None])
-
-    return CouplingWeights(
-        scaled(net.conv_in, net.log_scale_in),
-        in_autocast(net.bias_in),
-        scaled(net.conv_mid, net.log_scale_mid),
-        in_autocast(net.bias_mid),
-        scaled(net.conv_out, net.log_scale_out),
-        in_autocast(net.bias_out * net.log_scale_out.exp()),
-    )
-
-
-def coupling_net(x_b: Tensor, weights: CouplingWeights, scale_min: float) -> tuple[Tensor, Tensor]:
-    """Shift and scale of a coupling from its second half, (B, c/2, H, W) each, in the precision of x_b."""
-    h = F.relu_(F.conv2d(x_b, weights.weight_in, weights.bias_in, padding=1))
-    h = F.relu_(F.conv2d(h, weights.weight_mid, weights.bias_mid))
-    h = F.conv2d(h, weights.weight_out, weights.bias_out, padding=1).to(x_b.dtype)
-    return h[:, 0::2], coupling_scale(h[:, 1::2], scale_min)
-
-
-def coupling_scale(raw: Tensor, scale_min: float) -> Tensor:
-    """s = scale_min + (1 - scale_min) * sigmoid(raw + 2)."""
-    return scale_min + (1 - scale_min) * torch.sigmoid(raw + COUPLING_SCALE_OFFSET)
-
-
-def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """weight (c, c) applied at every pixel of x (B, c, H, W), in x's own precision also under autocast.
-
-    The image itself never passes through bfloat16: only the couplings' nets do, whose rounding the inverse repeats.
-    """
-    with no_autocast(x):
-        return F.conv2d(x, weight[:, :, None, None].to(x.dtype), bias if bias is None else bias.to(x.dtype))
-
-
-def exact_inverse(matrix: Tensor) -> Tensor:
-    """Inverse of (..., c, c), computed in float64, in the precision of the input."""
-    with no_autocast(matrix):
-        return torch.linalg.inv(matrix.double()).to(matrix.dtype)
-
-
-def inverted(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix and bias of the map that undoes x -> weight x + bias; of n of them as well."""
-    inverse = exact_inverse(weight)
-    return inverse, -times(inverse, bias)
-
-
-def times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """(..., c, c) times (..., c) -> (..., c)."""
-    with no_autocast(vector):
-        return (matrix @ vector[..., None])[..., 0]
-
-
-def stacked(modules: Sequence[nn.Module], name: str) -> Tensor:
-    """One tensor of each module, stacked along a new first axis."""
-    return torch.stack([getattr(module, name) for module in modules])
-
-
-def no_autocast(tensor: Tensor) -> AbstractContextManager:
-    """What is computed inside keeps the tensors' own precision: products of matrices would lose theirs to bfloat16."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def in_autocast(tensor: Tensor) -> Tensor:
-    """Cast as autocast would, if it is on here."""
-    device = tensor.device.type
-    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor

@@ -28,7 +28,7 @@ def run_command(config_class: type[T], main: Callable[[T], None], default: T | N
 
     `skip` words of the command line come before the options: the name of a sub-command.
     """
-    sys.exit(guarded(lambda: main(parse(config_class, sys.argv[1 + skip :], default, sys.argv[1 : 1 + skip]))))
+    sys.exit(exit_code_of(lambda: main(parse(config_class, sys.argv[1 + skip :], default, sys.argv[1 : 1 + skip]))))
 
 
 def parse(
@@ -41,7 +41,7 @@ def parse(
     return tyro.cli(config_class, args=list(arguments), prog=program, config=(tyro.conf.FlagCreatePairsOff,), **options)
 
 
-def guarded(action: Callable[[], None]) -> int:
+def exit_code_of(action: Callable[[], None]) -> int:
     """Exit code of the action: 0, 2 for an error that a user can mend, 130 when interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # in a log file, lines stay in order with those of stderr

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.cli import guarded
+from pipeline.cli import exit_code_of
 
 OUT = Path("runs/demo")
 STORE = "s3://irae"
@@ -129,4 +129,4 @@ def conclude(elapsed_s: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(exit_code_of(main))

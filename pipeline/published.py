@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import PositionalPath, run_command
-from pipeline.config.checks import refuse
+from pipeline.config.checks import raise_problems
 from pipeline.config.task import Sigma
 from pipeline.config.train import TrainConfig
 
@@ -45,7 +45,7 @@ class PublishedConfig:
 
     def __post_init__(self) -> None:
         if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
-            refuse([f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind."])
+            raise_problems([f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind."])
 
 
 def main(config: PublishedConfig) -> None:

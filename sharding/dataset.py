@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from infra.storage import Storage
 from infra.storage.parquet import read_table
 from sharding.sources import SPLITS
-from sharding.write.pack import Part
+from sharding.write.pack import ShardRecord
 
 DATASET, MANIFEST, FORMAT = "dataset.json", "manifest.parquet", 1
 
@@ -135,7 +135,9 @@ class Dataset:
         )
 
 
-def publish(store: Storage, parts: Iterable[Part], info: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+def publish(
+    store: Storage, parts: Iterable[ShardRecord], info: dict[str, Any], fields: Mapping[str, str]
+) -> dict[str, Any]:
     """Write the manifest and then dataset.json, which makes the data set exist. `parts` in the plan's order.
 
     Raises ValueError when a shard is not on the store, which it would be if a worker wrote to a disk of its own.

@@ -24,11 +24,11 @@ from sharding.write.degrade import NPY_HEADER_BYTES, npy_header
 
 SHARDS_AT_ONCE = 4
 """Each is in memory while it is checked deeply."""
-AGAIN = "run the command that made the data set again, with --deep: it redoes damaged shards"
+AGAIN = "run the command that made the data set again, with --checksum: it redoes damaged shards"
 
 
 @dataclass
-class Verdict:
+class VerifyReport:
     """What was found."""
 
     problems: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Verdict:
     size_bytes: int = 0
 
 
-def verify(store: Storage, deep: bool = False, progress: Callable[[int], None] = lambda images: None) -> Verdict:
+def verify(store: Storage, deep: bool = False, progress: Callable[[int], None] = lambda images: None) -> VerifyReport:
     """Check the data set at the store; `progress` gets the number of samples checked so far.
 
     Raises ValueError when there is no data set, or its manifest is not the one that dataset.json names.
@@ -48,16 +48,16 @@ def verify(store: Storage, deep: bool = False, progress: Callable[[int], None] =
     dataset = Dataset.open(store)
     names = {shard["name"] for shard in dataset.shards}
     left_over = [entry.name for entry in store.list() if entry.name.endswith(".tar") and entry.name not in names]
-    verdict = Verdict(_info_problems(dataset), left_over, len(names))
+    report = VerifyReport(_info_problems(dataset), left_over, len(names))
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
         found = threads.map(lambda index: _check(dataset, index, deep), range(len(dataset.shards)))
         for shard, problem in zip(dataset.shards, found, strict=True):
-            verdict.samples += shard["samples"]
-            verdict.size_bytes += shard["bytes"]
+            report.samples += shard["samples"]
+            report.size_bytes += shard["bytes"]
             if problem:
-                verdict.problems.append(f"the shard {store.url}/{shard['name']} {problem}; {AGAIN}.")
-            progress(verdict.samples)
-    return verdict
+                report.problems.append(f"the shard {store.url}/{shard['name']} {problem}; {AGAIN}.")
+            progress(report.samples)
+    return report
 
 
 def shard_problem(store: Storage, shard: dict[str, Any], deep: bool = False) -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
+
 ROOMS = ("irae", "sharding", "infra", "pipeline")
 ONLY_IN = {
     "ray": ("pipeline", "infra/cluster.py"),

@@ -8,13 +8,12 @@ the same machine could reach the data through them, so run it where you are the 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from infra.local_s3.server import STOP_TIMEOUT_S, LocalS3
+from infra.local_s3.server import STOP_TIMEOUT_S, LocalS3, command_line, default_folder
 from infra.storage import StorageError
 
 
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start(server: LocalS3) -> int:
     server.start()
     print(f"the local S3 server runs at {server.endpoint} (process {server.pid}) with its data in {server.folder}")
-    print(f'use it in this shell:  eval "$({_command("env", server.folder)})"')
+    print(f'use it in this shell:  eval "$({command_line("env", server.folder)})"')
     return 0
 
 
@@ -49,7 +48,7 @@ def _stop(server: LocalS3) -> int:
 
 def _status(server: LocalS3) -> int:
     if not server.running:
-        print(f"no local S3 server runs in {server.folder}: {_command('start', server.folder)}")
+        print(f"no local S3 server runs in {server.folder}: {command_line('start', server.folder)}")
         return 3
     print(f"the local S3 server runs at {server.endpoint} (process {server.pid}) with its data in {server.folder}")
     return 0
@@ -57,7 +56,7 @@ def _status(server: LocalS3) -> int:
 
 def _env(server: LocalS3) -> int:
     if not server.running:
-        raise StorageError(f"no local S3 server runs in {server.folder}: {_command('start', server.folder)}")
+        raise StorageError(f"no local S3 server runs in {server.folder}: {command_line('start', server.folder)}")
     # These would win over, or not go with, what is set below.
     print("unset AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL_S3 AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
     for name, value in server.env().items():
@@ -76,20 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        command.add_argument("--dir", type=Path, default=_default_folder(), help="its folder (default: %(default)s)")
+        command.add_argument("--dir", type=Path, default=default_folder(), help="its folder (default: %(default)s)")
         if name == "start":
             command.add_argument("--bucket", nargs="+", default=["irae"], help="buckets (default: irae)")
     return parser
-
-
-def _default_folder() -> Path:
-    return Path(os.environ.get("IRAE_LOCAL_S3_DIR") or ".local_s3")
-
-
-def _command(name: str, folder: Path | None = None) -> str:
-    """A line to type; it names the folder when the command would not find it by itself."""
-    known = folder is None or folder == Path(os.path.abspath(_default_folder()))
-    return f"python -m infra.local_s3 {name}" + ("" if known else f" --dir {shlex.quote(str(folder))}")
 
 
 if __name__ == "__main__":

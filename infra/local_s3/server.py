@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import signal
 import subprocess
 import time
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from infra.local_s3 import seaweedfs as weed
-from infra.local_s3.__main__ import _command
 from infra.storage import StorageError
 from infra.storage.local import file_errors, new_file
 
@@ -209,7 +209,7 @@ class LocalS3:
         try:
             return json.loads((self.folder / name).read_text())
         except FileNotFoundError as error:
-            raise StorageError(f"no local S3 server was started in {self.folder}: {_command('start')}") from error
+            raise StorageError(f"no local S3 server was started in {self.folder}: {command_line('start')}") from error
 
     def _write(self, name: str, value: Any) -> None:
         with new_file(self.folder / name) as file:
@@ -221,3 +221,13 @@ def _new_keys() -> dict[str, Any]:
     keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     return {"identities": [{"name": "irae", "credentials": [keys], "actions": actions}]}
+
+
+def default_folder() -> Path:
+    return Path(os.environ.get("IRAE_LOCAL_S3_DIR") or ".local_s3")
+
+
+def command_line(name: str, folder: Path | None = None) -> str:
+    """A line to type; it names the folder when the command would not find it by itself."""
+    known = folder is None or folder == Path(os.path.abspath(default_folder()))
+    return f"python -m infra.local_s3 {name}" + ("" if known else f" --dir {shlex.quote(str(folder))}")

@@ -2,7 +2,7 @@
 
 The lock is a file lock/NUMBER.json, made by `put_new`, which of many racing writers lets one through. Its holder
 rewrites it every few seconds. Whoever finds a lock whose process is dead (same machine), or which has not changed for
-`LOST_S` (another machine), makes the next NUMBER; the highest number holds. A holder that was only paused finds that
+`LEASE_TTL_S` (another machine), makes the next NUMBER; the highest number holds. A holder that was only paused finds that
 before it puts its next shard, and stops.
 """
 
@@ -23,15 +23,15 @@ from typing import Any
 from infra.storage.base import Storage
 
 LOCKS = "lock/"
-BEAT_S = 2.0
+RENEW_S = 2.0
 """A holder rewrites its lock this often."""
-LOST_S = 15.0
+LEASE_TTL_S = 15.0
 """A lock of another machine that stays unchanged for so long has no holder any more."""
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Lock:
+class Lease:
     """The lock as its holder has it; travels by pickling."""
 
     store: Storage
@@ -47,7 +47,7 @@ class Lock:
         """ValueError when another run has taken the place over."""
         if _numbers(self.store)[-1:] != [self.number]:
             raise ValueError(
-                f"another run has taken over {self.store.url}, because this one gave no sign of life for {LOST_S:.0f} "
+                f"another run has taken over {self.store.url}, because this one gave no sign of life for {LEASE_TTL_S:.0f} "
                 "s; it goes on there."
             )
 
@@ -56,32 +56,32 @@ class Lock:
 
 
 @contextlib.contextmanager
-def locked(store: Storage) -> Iterator[Lock]:
+def hold_lease(store: Storage) -> Iterator[Lease]:
     """Hold the place while the block runs. ValueError when another run holds it.
 
-    Waits up to `LOST_S` to see whether a lock that another machine left has a holder.
+    Waits up to `LEASE_TTL_S` to see whether a lock that another machine left has a holder.
     """
     lock = _acquire(store)
     ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(lock, ended), daemon=True, name="lock")
-    beating.start()
+    heartbeat_thread = threading.Thread(target=_beat, args=(lock, ended), daemon=True, name="lock")
+    heartbeat_thread.start()
     try:
         yield lock
     finally:
         ended.set()
-        beating.join()
+        heartbeat_thread.join()
         with contextlib.suppress(ValueError):  # a lock that stays is taken over by the next run
             for number in _numbers(store):
                 if number <= lock.number:
                     store.delete(replace(lock, number=number).name)
 
 
-def _acquire(store: Storage) -> Lock:
+def _acquire(store: Storage) -> Lease:
     while True:
         number = max(_numbers(store), default=0)
-        if number and not _is_abandoned(store, Lock(store, number, "").name):
+        if number and not _is_abandoned(store, Lease(store, number, "").name):
             continue
-        lock = Lock(store, number + 1, secrets.token_hex(8))
+        lock = Lease(store, number + 1, secrets.token_hex(8))
         if store.put_new(lock.name, lock.content(0)):
             lock.check()
             return lock
@@ -91,7 +91,7 @@ def _is_abandoned(store: Storage, name: str) -> bool:
     """True when the lock has no holder any more, False when it was released; ValueError when it has a holder."""
     first = now = _read(store, name)
     here = _process()
-    deadline_s = time.monotonic() + LOST_S
+    deadline_s = time.monotonic() + LEASE_TTL_S
     while now is not None and time.monotonic() < deadline_s:
         if now != first or (now["machine"] == here["machine"] and _is_alive(now["pid"], now["started"])):
             raise ValueError(
@@ -105,9 +105,9 @@ def _is_abandoned(store: Storage, name: str) -> bool:
     return now is not None
 
 
-def _beat(lock: Lock, ended: threading.Event) -> None:
+def _beat(lock: Lease, ended: threading.Event) -> None:
     beat = 0
-    while not ended.wait(BEAT_S):
+    while not ended.wait(RENEW_S):
         beat += 1
         # A store that cannot be reached for a while is the business of whoever puts shards there.
         with contextlib.suppress(ValueError):

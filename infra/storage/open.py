@@ -12,10 +12,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pyarrow.fs
 
 from infra.storage.base import Storage, StorageError
 
@@ -36,18 +32,3 @@ def open_storage(url: str | Path) -> Storage:
     from infra.storage.local import FileStorage
 
     return FileStorage(Path(text.removeprefix("file://")))
-
-
-def arrow_filesystem(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The same place for libraries that want an Arrow file system, such as Ray: (file system, path in it).
-
-    Credentials are found by Arrow's own standard AWS chain on every machine; none travel with the result.
-    """
-    from pyarrow import fs
-
-    store = open_storage(url)
-    if not store.url.startswith("s3://"):
-        return fs.LocalFileSystem(), store.url
-    from infra.storage.s3 import arrow_options
-
-    return fs.S3FileSystem(**arrow_options()), store.url.removeprefix("s3://")

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from infra.storage.base import Entry, Storage, StorageError, check_name, folder_of, join_url
 from infra.storage.local import file_errors, new_file
@@ -194,16 +193,6 @@ class S3Storage(Storage):
             if translated is None:
                 raise
             raise translated from error
-
-
-def arrow_options() -> dict[str, Any]:
-    """Arguments of pyarrow.fs.S3FileSystem for the same endpoint and region, without credentials."""
-    meta = _client().meta
-    options = {"region": meta.region_name, "connect_timeout": CONNECT_TIMEOUT_S, "request_timeout": READ_TIMEOUT_S}
-    endpoint = urlsplit(meta.endpoint_url)
-    if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
-        options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-    return options
 
 
 def _client(quick: bool = False, download: bool = False) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from irae.baselines.init import start_linear_
+from irae.baselines.init import init_looks_linear_
 from irae.restorer import Restorer, Sigma255
 
 
@@ -26,7 +26,7 @@ class ARCNN(Restorer):
             nn.PReLU(),
             nn.Conv2d(16, 3, kernel_size=5, padding=2),
         )
-        start_linear_(self.net, slope=0.25)
+        init_looks_linear_(self.net, slope=0.25)
 
     def forward(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
         return self.net(degraded).float()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from irae.baselines.init import start_linear_
+from irae.baselines.init import init_looks_linear_
 from irae.restorer import Restorer, Sigma255
 
 FEATURES = 64
@@ -39,7 +39,7 @@ def conv_stack(inputs: int, features: int, outputs: int, middle: int, first_bias
             layers.append(nn.BatchNorm2d(features))
         layers.append(nn.ReLU(inplace=True))
     net = nn.Sequential(*layers, _conv(features, outputs, folded))
-    start_linear_(net, gives_difference=True)
+    init_looks_linear_(net, gives_difference=True)
     return net
 
 

@@ -9,7 +9,7 @@ LAST_SHARE = 0.1
 """What is left of the last layer's weights where the network gives a difference: it begins near 0."""
 
 
-def start_linear_(net: nn.Module, slope: float = 0.0, gives_difference: bool = False) -> None:
+def init_looks_linear_(net: nn.Module, slope: float = 0.0, gives_difference: bool = False) -> None:
     """Set the weights of a network of convolutions and (leaky) ReLUs so that it begins as a linear map of each pixel.
 
     Filters come in pairs, a and -a, whose activations a later layer subtracts: relu(a) - relu(-a) = a, so that nothing

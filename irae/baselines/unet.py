@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irae.baselines.init import start_linear_
+from irae.baselines.init import init_looks_linear_
 from irae.restorer import Restorer, Sigma255
 
 DEPTH, FILTERS, SLOPE = 4, 64, 0.2
@@ -28,7 +28,7 @@ class UNet(Restorer):
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, kernel_size=2, stride=2) for w in reversed(widths[:-1]))
         self.join = nn.ModuleList(_block(2 * w, w) for w in reversed(widths[:-1]))
         self.last = nn.Conv2d(FILTERS, 3, kernel_size=3, padding=1)
-        start_linear_(self, SLOPE)
+        init_looks_linear_(self, SLOPE)
 
     def forward(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
         """ValueError when a side is not divisible by 8 (restore() pads by itself)."""

@@ -6,13 +6,13 @@ No heavy import here: `--help` prints from these classes in a fraction of a seco
 from __future__ import annotations
 
 
-def refuse(problems: list[str]) -> None:
+def raise_problems(problems: list[str]) -> None:
     """Raise one ValueError that holds every problem."""
     if problems:
         raise ValueError("\n".join(problems))
 
 
-def below(problems: list[str], minimum: float, **values: float | None) -> None:
+def check_minimum(problems: list[str], minimum: float, **values: float | None) -> None:
     """Note each value that is below its minimum."""
     for name, value in values.items():
         if value is not None and value < minimum:

@@ -17,7 +17,7 @@ PRESETS: dict[str, TrainConfig] = {
     "best": TrainConfig(
         preset="best",
         model=IRAEConfig(K=4),
-        global_batch=32,
+        global_batch_size=32,
         lr=4e-3,
         lr_schedule="cosine",
         lr_warmup_images=3200,
@@ -25,7 +25,7 @@ PRESETS: dict[str, TrainConfig] = {
         flip=True,
         max_minutes=10.0,
     ),
-    "laptop": TrainConfig(preset="laptop", model=IRAEConfig(K=4), global_batch=32, max_minutes=10.0),
+    "laptop": TrainConfig(preset="laptop", model=IRAEConfig(K=4), global_batch_size=32, max_minutes=10.0),
 }
 """paper: the faithful form and recipe of arXiv 2009.03173 (denoising). standard: the same size in the form that learns
 faster. best: what gave the highest PSNR in ten minutes of a processor (docs/training.md). laptop: a small one for a

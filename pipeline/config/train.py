@@ -8,8 +8,8 @@ from typing import Any, Literal
 import tyro
 
 from irae.config import IRAEConfig
-from irae.registry import SYSTEMS, side_multiple
-from pipeline.config.checks import below
+from irae.registry import MODELS, side_multiple
+from pipeline.config.checks import check_minimum
 from pipeline.config.task import Mask, Sigma, TaskKind
 
 LrSchedule = Literal["paper", "constant", "step", "cosine", "one-cycle", "wsd"]
@@ -41,15 +41,15 @@ class TrainConfig:
     """jpeg: quality of the stored pictures."""
     mask: Mask = "box"
     """inpaint: what is missing."""
-    global_batch: int = 100
+    global_batch_size: int = 100
     """Images in a step, over all workers. Belongs to the run, whatever the number of machines."""
-    micro_batch: int | None = None
+    micro_batch_size: int | None = None
     """Images that a worker runs at once; its share of the batch is cut into such pieces. Default: the whole share."""
-    remainder: Literal["carry", "drop"] = "carry"
-    """What becomes of an epoch's last images that fill no batch: they begin the next epoch, or are left out."""
-    window_shards: int | None = None
+    drop_last: bool = False
+    """Leave out an epoch's last images that fill no batch. Default: they begin the next epoch."""
+    shuffle_window_shards: int | None = None
     """For data sets larger than the local disk: shards that are in use at a time. Default: all."""
-    partitions: int = 1
+    num_canonical_partitions: int = 1
     """With windows: parts of each batch that read from shards of their own, so that N nodes which divide them fetch
     about 1/N of the bytes each."""
     flip: bool = False
@@ -129,15 +129,28 @@ class TrainConfig:
     def problems(self) -> list[str]:
         """Everything that is wrong with it, a sentence each; what depends on the data set is found later."""
         problems = [f"--{problem}" for problem in self.model.problems()]
-        below(problems, 1, nodes=self.nodes, workers_per_node=self.workers_per_node, global_batch=self.global_batch)
-        below(problems, 1, window_shards=self.window_shards, partitions=self.partitions)
-        below(problems, 1, micro_batch=self.micro_batch, keep_checkpoints=self.keep_checkpoints)
-        below(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
-        below(problems, 0, lr_warmup_images=self.lr_warmup_images, lr_drops=self.lr_drops, ema_images=self.ema_images)
-        below(problems, 0, validate_images=self.validate_images, val_images=self.val_images)
-        below(problems, 8, crop=self.crop)
-        below(problems, 0, wait_for_nodes=self.wait_for_nodes)
-        below(problems, 1, min_nodes=self.min_nodes)
+        check_minimum(
+            problems,
+            1,
+            nodes=self.nodes,
+            workers_per_node=self.workers_per_node,
+            global_batch_size=self.global_batch_size,
+        )
+        check_minimum(
+            problems,
+            1,
+            shuffle_window_shards=self.shuffle_window_shards,
+            num_canonical_partitions=self.num_canonical_partitions,
+        )
+        check_minimum(problems, 1, micro_batch_size=self.micro_batch_size, keep_checkpoints=self.keep_checkpoints)
+        check_minimum(problems, 0, max_images=self.max_images, max_minutes=self.max_minutes, seed=self.seed)
+        check_minimum(
+            problems, 0, lr_warmup_images=self.lr_warmup_images, lr_drops=self.lr_drops, ema_images=self.ema_images
+        )
+        check_minimum(problems, 0, validate_images=self.validate_images, val_images=self.val_images)
+        check_minimum(problems, 8, crop=self.crop)
+        check_minimum(problems, 0, wait_for_nodes=self.wait_for_nodes)
+        check_minimum(problems, 1, min_nodes=self.min_nodes)
         for name, value in (("lr", self.lr), ("clip-norm", self.clip_norm), ("lr-min", self.lr_min)):
             if not value > 0:
                 problems.append(f"--{name} is {value}, but must be above 0.")
@@ -146,8 +159,10 @@ class TrainConfig:
         if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
             problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
         workers = max(1, self.nodes * (self.workers_per_node or 1))
-        if workers > self.global_batch:
-            problems.append(f"--global-batch {self.global_batch} is too small for {workers} workers; raise it.")
+        if workers > self.global_batch_size:
+            problems.append(
+                f"--global-batch-size {self.global_batch_size} is too small for {workers} workers; raise it."
+            )
         if self.reversible and self.model.scale_min < 0.1:
             problems.append(
                 f"--reversible needs --scale-min of at least 0.1 (it is {self.model.scale_min:g}): otherwise "
@@ -163,9 +178,9 @@ class TrainConfig:
 
     def _task_problems(self) -> list[str]:
         problems = []
-        if self.system not in SYSTEMS:
-            problems.append(f"--system is {self.system!r}, but must be one of {', '.join(SYSTEMS)}.")
-        elif SYSTEMS[self.system].needs_sigma and self.task != "noise":
+        if self.system not in MODELS:
+            problems.append(f"--system is {self.system!r}, but must be one of {', '.join(MODELS)}.")
+        elif MODELS[self.system].needs_sigma and self.task != "noise":
             problems.append(f"--system {self.system} has a noise map as an input, so it goes with --task noise alone.")
         if self.reversible and self.system != "irae":
             problems.append(f"--reversible is for --system irae; {self.system} cannot be computed back. Leave it out.")
@@ -204,7 +219,7 @@ class TrainConfig:
 
     def sides_problem(self, side: int) -> str | None:
         """Why images of this side cannot be trained on, as the end of a sentence; None if they can."""
-        if self.system not in SYSTEMS or self.model.L < 1:
+        if self.system not in MODELS or self.model.L < 1:
             return None
         multiple = side_multiple(self.system, self.model)
         what = f"--L {self.model.L}" if self.system == "irae" else f"--system {self.system}"

@@ -113,12 +113,12 @@ def lost(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     gone = {
         node["NodeManagerAddress"]: node
         for node in nodes
-        if not node["Alive"] and node["NodeManagerAddress"] not in here and not was_sent_away(node)
+        if not node["Alive"] and node["NodeManagerAddress"] not in here and not was_terminated_on_purpose(node)
     }
     return list(gone.values())
 
 
-def was_sent_away(node: dict[str, Any]) -> bool:
+def was_terminated_on_purpose(node: dict[str, Any]) -> bool:
     """Whether the cluster ended it on purpose: idle, replaced or stopped."""
     return str(node.get("DeathReason", "")).upper() in ("1", "3", "EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
 

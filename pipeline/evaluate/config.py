@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.checks import below, refuse
+from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.config.task import Sigma
 
 
@@ -47,8 +47,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        below(problems, 1, batch=self.batch)
-        below(problems, 0, examples=self.examples, seed=self.seed, images=self.images)
+        check_minimum(problems, 1, batch=self.batch)
+        check_minimum(problems, 0, examples=self.examples, seed=self.seed, images=self.images)
         if isinstance(self.sigma_255, float | int) and not 0 <= self.sigma_255 <= 255:
             problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
-        refuse(problems)
+        raise_problems(problems)

@@ -14,13 +14,11 @@ from pipeline.config.task import missing_fields, task_label, task_text
 from pipeline.config.train import TrainConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.measure import Measured, means, measure, save_example, table_bytes
-from pipeline.runs.evaluations import EXAMPLE_KINDS, EXAMPLES, best_median_worst, example_name
+from pipeline.runs.evaluations import EXAMPLE_KINDS, EXAMPLES, METRICS, PER_IMAGE, best_median_worst, example_name
 from pipeline.runs.find import find_data, open_checked
 from pipeline.runs.load import Trained, load_trained
 from sharding.dataset import Dataset
 
-METRICS, PER_IMAGE = "metrics.json", "per_image.parquet"
-"""Of an evaluation's folder; the first is written last."""
 RELEASED_BITS = 5
 SSIM_TEXT = "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1"
 SSIM_RELEASED_TEXT = "the released code's: window of 3 over channels and rows, data range 2"

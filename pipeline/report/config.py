@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from pipeline.config.checks import refuse
+from pipeline.config.checks import raise_problems
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,4 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if not self.out.endswith(".html"):
-            refuse([f"--out {self.out} must end in .html."])
+            raise_problems([f"--out {self.out} must end in .html."])

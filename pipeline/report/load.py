@@ -13,12 +13,10 @@ import pyarrow as pa
 from infra.storage import StorageError
 from pipeline.config.task import task_label
 from pipeline.config.train import TrainConfig, train_config
-from pipeline.runs.evaluations import EVALUATIONS, Evaluation, read_evaluation
+from pipeline.runs.evaluations import EVALUATIONS, Evaluation, one_line, read_evaluation
 from pipeline.runs.find import find_run, open_checked
 from pipeline.runs.folder import BEST, CONFIG, Run
 
-FIGURES = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")
-TEXTS = ("data", "split", "psnr", "ssim", "label")
 TITLES = {"irae": "IRAE", "dncnn": "DnCNN", "ffdnet": "FFDNet", "unet": "U-Net", "arcnn": "AR-CNN"}
 
 
@@ -105,10 +103,6 @@ def read_run(place: str | None) -> RunFacts:
         raise ValueError(f"{run.store.url} is no run: it has no {CONFIG}; name another one.")
     evaluations = [read_evaluation(run.store.at(EVALUATIONS, name)) for name in run.store.folders(EVALUATIONS)]
     return RunFacts(run.store.url, config, rows, best or {}, [e for e in evaluations if e])
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def system_title(system: str) -> str:

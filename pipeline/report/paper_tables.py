@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.load import one_line, system_title, task_title
-from pipeline.runs.evaluations import is_number
+from pipeline.report.load import system_title, task_title
+from pipeline.runs.evaluations import is_number, one_line
 
 
 @dataclass(frozen=True)

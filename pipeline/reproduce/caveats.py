@@ -40,7 +40,7 @@ def budget_caveats(config: ReproduceConfig, done: Sequence[Result]) -> list[str]
         f"{trained_for}. The paper's schedule "
         "takes at least 90 epochs, on CelebA some 15 million images. A short budget shows what learns quickly, which "
         "need not be what is best in the end.",
-        f"One recipe for all: Adam, batches of {done[0].cell.config.global_batch}, a cosine rate after a warm-up, "
+        f"One recipe for all: Adam, batches of {done[0].cell.config.global_batch_size}, a cosine rate after a warm-up, "
         f"averaged weights; highest rates {rates}. IRAE begins as the identity, the others as linear maps of each "
         f"pixel. It is neither the paper's recipe nor that of the other systems' authors; {where}.",
         "Images/s are of training, by the clock of the budget.",

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.checks import below, refuse
+from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.reproduce import paper_numbers as paper
 
 CLAIM_SYSTEMS = ("dncnn", "ffdnet", "unet", "irae")
@@ -67,7 +67,7 @@ class ReproduceConfig:
     """Of those that the table compares. Default: all."""
     tasks: tuple[str, ...] = ()
     """Rows of the table, such as noise25. Default: all. The claim takes one noise level, noise25 unless told."""
-    global_batch: int | None = None
+    global_batch_size: int | None = None
     """Images in a step. Default: 16; for the full budget the paper's 100 (inpainting: 18)."""
     test_images: int = 0
     """Evaluate on the first so many images of the split. 0: all."""
@@ -86,8 +86,8 @@ class ReproduceConfig:
         problems: list[str] = []
         if (self.table is None) != self.claim:
             problems.append("say what to reproduce: --table 1, 2 or 3, or --claim.")
-        below(problems, 0, test_images=self.test_images)
-        below(problems, 1, global_batch=self.global_batch)
+        check_minimum(problems, 0, test_images=self.test_images)
+        check_minimum(problems, 1, global_batch_size=self.global_batch_size)
         for text in (self.budget, self.decoder_budget):
             try:
                 Budget.parse(text)
@@ -105,12 +105,12 @@ class ReproduceConfig:
         problems += _not_among("--tasks", self.tasks, self.tasks_known)
         if self.claim and len(self.tasks) > 1:
             problems.append("--claim takes one noise level.")
-        refuse(problems)
+        raise_problems(problems)
 
     @property
     def systems_known(self) -> tuple[str, ...]:
         """Systems that can be asked for, in the table's order."""
-        known = CLAIM_SYSTEMS if self.claim else paper.SYSTEMS[self.table or 1]
+        known = CLAIM_SYSTEMS if self.claim else paper.MODELS[self.table or 1]
         return tuple(system for system in known if system not in NOT_HERE)
 
     @property

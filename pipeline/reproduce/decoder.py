@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irae.baselines.init import start_linear_
+from irae.baselines.init import init_looks_linear_
 
 WIDTH, LAYERS = 32, 6
 
@@ -34,7 +34,7 @@ class Decoder(nn.Module):
             layers += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
         self.net = nn.Sequential(*layers, nn.Conv2d(WIDTH, 3, kernel_size=3, padding=1))
         self.linear = nn.Conv2d(inputs, 3, kernel_size=1)
-        start_linear_(self.net, gives_difference=True)
+        init_looks_linear_(self.net, gives_difference=True)
 
     def forward(self, code: Tensor) -> Tensor:
         x = F.pixel_shuffle(F.pad(code, (0, 0, 0, 0, 0, self.missing)), self.scale)

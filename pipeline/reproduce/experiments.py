@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.storage import join_url, open_storage
-from pipeline.config.checks import refuse
+from pipeline.config.checks import raise_problems
 from pipeline.config.environment import store_url
 from pipeline.config.presets import PRESETS
 from pipeline.config.task import task_label
 from pipeline.config.train import TrainConfig
 from pipeline.reproduce import paper_numbers as paper
 from pipeline.reproduce.config import Budget, ReproduceConfig
-from pipeline.runs.find import data_url, find_data, is_url
-from pipeline.train.prepare import MAY_CHANGE, NOT_SAVED, resolve
+from pipeline.runs.find import data_url, find_data, is_path_or_url
+from pipeline.train.prepare import MUTABLE_ON_RESUME, NOT_COMPARED, resolve
 from sharding.dataset import Dataset
 
 REPRODUCTIONS, CELLS = "reproductions", "cells"
@@ -78,7 +78,7 @@ def cells_of(config: ReproduceConfig) -> list[Cell]:
                         cells.append(_cell(config, name, dataset, wanted))
                     except ValueError as error:
                         problems += str(error).splitlines()
-    refuse(list(dict.fromkeys(problems)))
+    raise_problems(list(dict.fromkeys(problems)))
     return cells
 
 
@@ -107,7 +107,7 @@ def train_config_of(config: ReproduceConfig, dataset: Dataset, label: str, syste
         return dataclasses.replace(base, **_paper_recipe(config, label, dataset.split_sizes.get("train", 0)))
     return dataclasses.replace(
         base,
-        global_batch=config.global_batch or BATCH,
+        global_batch_size=config.global_batch_size or BATCH,
         lr=LR[system],
         lr_schedule="cosine",
         lr_warmup_share=WARMUP_SHARE,
@@ -137,11 +137,11 @@ def _paper_recipe(config: ReproduceConfig, label: str, train_images: int) -> dic
     if label.startswith("inpaint"):
         images = paper.INPAINT_EPOCHS * train_images
         return {
-            "global_batch": config.global_batch or paper.INPAINT_BATCH,
+            "global_batch_size": config.global_batch_size or paper.INPAINT_BATCH,
             "lr": paper.INPAINT_LR,
             "max_images": images,
         }
-    return {"global_batch": config.global_batch or paper.BATCH}
+    return {"global_batch_size": config.global_batch_size or paper.BATCH}
 
 
 def budget_clock(config: ReproduceConfig) -> Literal["wall", "processor"]:
@@ -153,7 +153,7 @@ def budget_clock(config: ReproduceConfig) -> Literal["wall", "processor"]:
 
 def cell_url(config: TrainConfig, dataset: Dataset) -> str:
     """The cell's folder, named by the hash of everything that decides its weights."""
-    apart = NOT_SAVED | {*MAY_CHANGE} - {"max_images", "max_minutes"}
+    apart = NOT_COMPARED | {*MUTABLE_ON_RESUME} - {"max_images", "max_minutes"}
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in apart}
     identity = {"version": VERSION, "dataset": dataset.sha256, "bits": dataset.bits, "config": values}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -204,5 +204,5 @@ def shard_command(config: ReproduceConfig, name: str) -> str:
     elif fields:
         words.append("--degrade mask:" + ",".join(field.removeprefix("mask_") for field in fields))
     if source == "folder":
-        words.append(f"--out {name if is_url(name) else data_url(name)}")
+        words.append(f"--out {name if is_path_or_url(name) else data_url(name)}")
     return " ".join(words)

@@ -53,7 +53,7 @@ def print_plan(config: ReproduceConfig, cells: list[Cell], out: str) -> None:
     )
     if config.dry_run:
         for cell in cells:
-            print(f"{cell.name}: lr {cell.config.lr:g}, batch {cell.config.global_batch}, {cell.url}")
+            print(f"{cell.name}: lr {cell.config.lr:g}, batch {cell.config.global_batch_size}, {cell.url}")
 
 
 if __name__ == "__main__":

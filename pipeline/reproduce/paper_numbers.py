@@ -18,7 +18,7 @@ TITLES = {
     2: "JPEG artefacts, PSNR in dB and SSIM (the paper's table 2)",
     3: "Inpainting a box of half the sides, PSNR in dB (the paper's table 3)",
 }
-SYSTEMS = {
+MODELS = {
     1: ("dncnn", "ffdnet", "unet", "irae"),
     2: ("arcnn", "dncnn", "unet", "irae"),
     3: ("contextual-attention", "shift-net", "coherent-semantic-attention", "irae"),
@@ -71,9 +71,9 @@ _TABLE_3 = ((23.93, 0.882), (26.38, 0.926), (26.54, 0.931), (27.14, 0.975))
 
 def figure(table: int, source: str, label: str, system: str) -> Figure | None:
     """What the paper has there, if anything. `source`: of the data set; the tables 2 and 3 have one for all."""
-    if system not in SYSTEMS[table] or label not in LABELS[table]:
+    if system not in MODELS[table] or label not in LABELS[table]:
         return None
-    row, column = LABELS[table].index(label), SYSTEMS[table].index(system)
+    row, column = LABELS[table].index(label), MODELS[table].index(system)
     if table == 1:
         return Figure(_TABLE_1[source][row][column]) if source in _TABLE_1 else None
     return Figure(*(_TABLE_2[row] if table == 2 else _TABLE_3)[column])

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.storage import open_storage
-from infra.storage.lease import locked
+from infra.storage.lease import hold_lease
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.evaluation import METRICS, PER_IMAGE, evaluate, prepare
 from pipeline.reproduce.experiments import Cell
 from pipeline.runs.folder import Run
-from pipeline.train.distributed import Team, use_threads
+from pipeline.train.distributed import ProcessGroup, use_threads
 from pipeline.train.loop import train
 from pipeline.train.prepare import claim_run
 from pipeline.train.step import resolve_precision
@@ -66,18 +66,18 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     if held is not None:
         return held
 
-    with locked(run.store) as lock:
+    with hold_lease(run.store) as lock:
         claim_run(cell.config)
-        team = Team.alone()
-        train(cell.config, team, lambda row: None, may_save=lock.check)
+        group = ProcessGroup.single_process()
+        train(cell.config, group, lambda row: None, assert_lease_held=lock.check)
         checkpoint = run.newest_checkpoint()
         assert checkpoint
         state = checkpoint.state
         trained = {
             "images": state["images_seen"],
             "train_s": state["train_s"],
-            "precision": resolve_precision(cell.config.precision, team.device),
-            "device": str(team.device.type),
+            "precision": resolve_precision(cell.config.precision, group.device),
+            "device": str(group.device.type),
         }
         run.write_json(TRAINED, trained)
     return trained

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from infra.cluster import connected
+from infra.cluster import ray_session
 from pipeline.cli import ProgressLine
 from pipeline.reproduce.experiments import Cell
 from pipeline.reproduce.run_experiment import Result, run_cell
@@ -47,7 +47,7 @@ def describe(result: Result) -> str:
 def run_with_ray(cells: Sequence[Cell], show: Show, work: Work) -> None:
     """As many at once as the machines hold: a GPU each where there are any, else a processor each, with one thread."""
 
-    with connected(1):
+    with ray_session(1):
         import ray
         from ray.exceptions import RayError
 

@@ -32,7 +32,7 @@ def table_of(config: ReproduceConfig, results: Sequence[Result]) -> dict[str, An
     for dataset, source, label in dict.fromkeys((r.cell.dataset, r.cell.source, r.cell.label) for r in results):
         rows += [
             not_here(config.table, dataset, source, label, system)
-            for system in paper.SYSTEMS[config.table]
+            for system in paper.MODELS[config.table]
             if system in NOT_HERE
         ]
     agrees, certain = orders(config.table, groups)

@@ -28,8 +28,8 @@ from pipeline.reproduce.experiments import Cell
 from pipeline.reproduce.run_experiment import Result, message, run_cell
 from pipeline.runs.folder import Run
 from pipeline.runs.load import Trained, load_trained
-from pipeline.train.budget import Clock
-from sharding import Dataset, ShardReader
+from pipeline.train.budget import BudgetTimer
+from sharding import Dataset, Loader, ShardReader
 
 VERSION = 2
 BATCH, LR, LR_END_SHARE = 16, 2e-3, 0.01
@@ -128,7 +128,7 @@ class Images:
     def training(self) -> Iterator[Pairs]:
         """Batches of the training split without end, each epoch in another order with other noise."""
         reader = self.reader("train")
-        loader = reader.loader(global_batch=min(BATCH, len(reader)), seed=self.cell.config.seed)
+        loader = Loader(reader, global_batch_size=min(BATCH, len(reader)), seed=self.cell.config.seed)
         try:
             while True:
                 batch = loader.next()
@@ -169,10 +169,10 @@ def train_decoders(trained: Trained, images: Images, decoding: Decoding) -> tupl
     parameters = [p for decoder in decoders.values() for p in decoder.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=LR)
     budget = decoding.budget
-    clock = Clock(TrainConfig(max_minutes=budget.minutes, budget_clock=decoding.clock))  # type: ignore[arg-type]
+    clock = BudgetTimer(TrainConfig(max_minutes=budget.minutes, budget_clock=decoding.clock))  # type: ignore[arg-type]
     shape, seen = cosine(LR_END_SHARE), 0
     batches = images.training()
-    while (progress := max(clock.time_share, seen / budget.images if budget.images else 0.0)) < 1:
+    while (progress := max(clock.budget_fraction, seen / budget.images if budget.images else 0.0)) < 1:
         pairs = next(batches)
         with torch.no_grad():
             codes = codes_of(trained.model, pairs.degraded, pairs.sigma_255)

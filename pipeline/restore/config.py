@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cli import PositionalPath
-from pipeline.config.checks import below, refuse
+from pipeline.config.checks import check_minimum, raise_problems
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class RestoreConfig:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        below(problems, 16, tile=self.tile)
-        below(problems, 0, overlap=self.overlap, sigma_255=self.sigma_255)
+        check_minimum(problems, 16, tile=self.tile)
+        check_minimum(problems, 0, overlap=self.overlap, sigma_255=self.sigma_255)
         if self.tile is not None and self.tile <= self.overlap:
             problems.append(f"--tile {self.tile} must be larger than --overlap {self.overlap}.")
-        refuse(problems)
+        raise_problems(problems)

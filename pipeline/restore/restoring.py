@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irae.registry import SYSTEMS
-from irae.restorer import numbers_per_pixel
+from irae.registry import MODELS
+from irae.restorer import activation_elements_per_pixel
 from pipeline.cli import ProgressLine, run_command
 from pipeline.data.pixels import to_pixels
 from pipeline.restore.config import RestoreConfig
@@ -54,7 +54,7 @@ def main(config: RestoreConfig) -> None:
 def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
     """The noise that a system with a noise map is told of: the given one, or the run's. ValueError when it has none."""
 
-    if not SYSTEMS[trained.model.system].needs_sigma:
+    if not MODELS[trained.model.system].needs_sigma:
         return None
     sigma = trained.config.sigma_255 if config.sigma_255 is None else config.sigma_255
     if sigma == "blind":
@@ -109,7 +109,7 @@ def tile_side(config: RestoreConfig, trained: Trained) -> int:
         raise ValueError(f"--overlap {config.overlap} must be divisible by {multiple} for this model; take {overlap}.")
     if config.tile is None:
         shape = trained.model.config
-        width = shape.width if shape else max(numbers_per_pixel(trained.model))
+        width = shape.width if shape else max(activation_elements_per_pixel(trained.model))
         per_pixel = BYTES_PER_PIXEL_AND_WIDTH * width
         return max(max_tile(free_memory_bytes(trained.device) // 2, per_pixel, multiple), 2 * overlap)
     if config.tile % multiple:

@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.storage import Storage, StorageError
-from pipeline.report.load import FIGURES, TEXTS, one_line
 
 EVALUATIONS, METRICS, PER_IMAGE = "evaluations", "metrics.json", "per_image.parquet"
+FIGURES = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")
+TEXTS = ("data", "split", "psnr", "ssim", "label")
+EXAMPLES = "examples"
+EXAMPLE_KINDS = ("clean", "degraded", "restored")
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-EXAMPLES = "examples"
-EXAMPLE_KINDS = ("clean", "degraded", "restored")
-
-
 def example_name(key: str, kind: str) -> str:
     """Of one picture, in the evaluation's folder."""
     return f"{EXAMPLES}/{key.replace('/', '_')}-{kind}.png"
@@ -90,3 +89,7 @@ def best_median_worst(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
     ranked = sorted(rows, key=rank)
     return {"best": ranked[-1]["key"], "median": ranked[len(ranked) // 2]["key"], "worst": ranked[0]["key"]}
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

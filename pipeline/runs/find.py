@@ -32,7 +32,7 @@ def find_in(given: str | None, folder: str, marker: str, option: str, advice: st
     """URL of what was given (URL or name), or of the only thing below IRAE_STORE/folder that has the marker file."""
     store = open_storage(join_url(store_url(), folder))
     if given is not None:
-        return given if is_url(given) else store.at(given).url
+        return given if is_path_or_url(given) else store.at(given).url
     names = [name for name in store.folders() if store.size(f"{name}/{marker}") is not None]
     if not names:
         raise ValueError(f"there is nothing in {store.url}; {advice}, or say where with {option} URL.")
@@ -41,7 +41,7 @@ def find_in(given: str | None, folder: str, marker: str, option: str, advice: st
     return store.at(names[0]).url
 
 
-def is_url(place: str) -> bool:
+def is_path_or_url(place: str) -> bool:
     """A place rather than a name: it has a slash or a scheme."""
     return "/" in place
 

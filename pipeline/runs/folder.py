@@ -86,7 +86,7 @@ class Run:
             raise problem
         return None
 
-    def chosen_checkpoint(self, choice: str) -> Checkpoint:
+    def resolve_checkpoint(self, choice: str) -> Checkpoint:
         """`best`, `last` or a name. ValueError when the run has none."""
         best = self.read_json(BEST)
         if choice == "best" and best:
@@ -102,7 +102,7 @@ class Run:
             raise ValueError(f"{self.store.url} has no checkpoint {choice!r}; it has {', '.join(self.checkpoints())}.")
         return self.load_checkpoint(choice)
 
-    def offer_best(self, checkpoint: str, psnr_db: float) -> None:
+    def update_best(self, checkpoint: str, psnr_db: float) -> None:
         """Note the checkpoint as the best one, unless one that is still there validated better."""
         held = self.read_json(BEST)
         if held is None or psnr_db >= held["val_psnr_db"] or held["checkpoint"] not in self.checkpoints():

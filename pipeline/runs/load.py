@@ -42,7 +42,7 @@ def load_trained(run: str | None, checkpoint: str) -> Trained:
     values = folder.read_json(CONFIG)
     if values is None:
         raise ValueError(f"{folder.store.url} is no run: it has no {CONFIG}; name another one with --run.")
-    chosen = folder.chosen_checkpoint(checkpoint)
+    chosen = folder.resolve_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = on_device(model_from_files(chosen.files), device).eval()
     return Trained(folder, train_config(values), model, chosen.name, device)

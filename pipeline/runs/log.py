@@ -17,12 +17,14 @@ LOG = "log.txt"
 class RunLog:
     """Takes lines; they go to the store every `interval_s` and at the end, after those of earlier commands.
 
-    `may_save` raises ValueError when the run is another command's. A store that is away delays nobody: a thread of its
+    `assert_lease_held` raises ValueError when the run is another command's. A store that is away delays nobody: a thread of its
     own writes, and tries again later. Use as a context manager; an exception that passes is noted.
     """
 
-    def __init__(self, store: Storage, interval_s: float, may_save: Callable[[], object] = lambda: None) -> None:
-        self.store, self.interval_s, self.may_save = store, interval_s, may_save
+    def __init__(
+        self, store: Storage, interval_s: float, assert_lease_held: Callable[[], object] = lambda: None
+    ) -> None:
+        self.store, self.interval_s, self.assert_lease_held = store, interval_s, assert_lease_held
         try:
             self._text = store.get(LOG)
         except FileNotFoundError:
@@ -69,6 +71,6 @@ class RunLog:
         if len(text) == self._saved:
             return
         with contextlib.suppress(ValueError):  # the run's end does not depend on its log
-            self.may_save()
+            self.assert_lease_held()
             self.store.put(LOG, text)
             self._saved = len(text)

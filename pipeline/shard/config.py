@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.cli import PositionalText
-from pipeline.config.checks import below, refuse
+from pipeline.config.checks import check_minimum, raise_problems
 
 SourceName = Literal["synthetic", "folder", "celeba", "celeba-hq", "cub", "flowers"]
 
@@ -68,9 +68,9 @@ class ShardConfig:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        below(problems, 8, size=self.size)
-        below(problems, 1, images_per_shard=self.images_per_shard, workers=self.workers, crop=self.crop)
-        below(
+        check_minimum(problems, 8, size=self.size)
+        check_minimum(problems, 1, images_per_shard=self.images_per_shard, workers=self.workers, crop=self.crop)
+        check_minimum(
             problems,
             0,
             max_bad=self.max_bad,
@@ -87,7 +87,7 @@ class ShardConfig:
             problems.append(f"--crop is for --source folder; {self.source} has a crop of its own.")
         if not self.ray and (self.workers or 1) > 1:
             problems.append("--no-ray makes one shard after the other; leave it out, or leave out --workers.")
-        refuse(problems)
+        raise_problems(problems)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        below(problems, 1, images=self.images)
+        check_minimum(problems, 1, images=self.images)
         if self.out.suffix.lower() != ".png":
             problems.append(f"--out {self.out} must end in .png.")
-        refuse(problems)
+        raise_problems(problems)

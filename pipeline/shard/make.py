@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.storage import Storage, open_storage
-from infra.storage.lease import Lock, locked
+from infra.storage.lease import Lease, hold_lease
 from pipeline.cli import ProgressLine
 from pipeline.config.environment import cache_folder
 from pipeline.runs.find import data_url
@@ -19,19 +19,19 @@ from sharding.download import download
 from sharding.download.archives import ARCHIVES
 from sharding.sources import Source, open_source
 from sharding.write.degrade import encoder_settings, parse_degradations
-from sharding.write.pack import PARTS, Part, Recipe, part_name
+from sharding.write.pack import RECORDS, SampleSpec, ShardRecord, record_name
 from sharding.write.plan import Plan, default_images_per_shard, make_plan
-from sharding.write.resume import METRICS, QUARANTINE, Kept, claim, kept
+from sharding.write.resume import METRICS, QUARANTINE, ResumeState, find_finished_shards, reserve_destination
 
 
 def main(config: ShardConfig) -> None:
     """Plan, make what is missing, publish."""
 
-    recipe = Recipe(tuple(parse_degradations(config.degrade)), config.bits, config.seed)
+    spec = SampleSpec(tuple(parse_degradations(config.degrade)), config.bits, config.seed)
     root = download_source(config) if config.download else config.root
     source = open_source(config.source, root, config.size, **source_options(config))
     url = config.out or data_url(config.source)
-    plan = plan_for(source, recipe, config)
+    plan = plan_for(source, spec, config)
     counts = {split: n for split, n in split_counts(plan).items() if n}
     print(f"data set {url}: {plan.image_count:,} images {counts}, {len(plan.shards)} shards, from {source.name}")
     if config.dry_run:
@@ -39,8 +39,8 @@ def main(config: ShardConfig) -> None:
         return
     store = open_storage(url)
     store.check()
-    with locked(store) as lock:
-        make_dataset(source, plan, recipe, store, lock, config)
+    with hold_lease(store) as lock:
+        make_dataset(source, plan, spec, store, lock, config)
 
 
 def download_source(config: ShardConfig) -> Path:
@@ -66,16 +66,16 @@ def source_options(config: ShardConfig) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def plan_for(source: Source, recipe: Recipe, config: ShardConfig) -> Plan:
+def plan_for(source: Source, spec: SampleSpec, config: ShardConfig) -> Plan:
     """The plan of the data set: shards, and the settings that decide their bytes."""
 
     settings = {
         "source": source.name,
         "preprocessing": source.settings(),
-        "bits": recipe.bits,
-        "degradations": [degradation.text for degradation in recipe.degradations],
+        "bits": spec.bits,
+        "degradations": [degradation.text for degradation in spec.degradations],
     }
-    per_shard = config.images_per_shard or default_images_per_shard(source.size, recipe.fields)
+    per_shard = config.images_per_shard or default_images_per_shard(source.size, spec.fields)
     return make_plan(source.images(), settings, config.seed, per_shard)
 
 
@@ -88,19 +88,19 @@ def split_counts(plan: Plan) -> dict[str, int]:
 
 
 def make_dataset(
-    source: Source, plan: Plan, recipe: Recipe, store: Storage, lock: Lock, config: ShardConfig
+    source: Source, plan: Plan, spec: SampleSpec, store: Storage, lock: Lease, config: ShardConfig
 ) -> dict[str, Any]:
     """Claim the place, make every shard that is not there yet, publish; returns dataset.json's content."""
 
     encoders = encoder_settings()
-    claim(store, plan, encoders, config.overwrite)
-    for place in (store, store.at(PARTS)):
+    reserve_destination(store, plan, encoders, config.overwrite)
+    for place in (store, store.at(RECORDS)):
         place.sweep()
-    found = kept(store, plan, config.deep)
+    found = find_finished_shards(store, plan, config.deep)
     if found.info is not None and not found.todo:
         print(f"{store.url} is whole already ({len(plan.shards)} shards checked); nothing to do.")
     else:
-        make_missing(source, plan, recipe, store, lock, config, found)
+        make_missing(source, plan, spec, store, lock, config, found)
     info = found.info
     if info is None:
         details = {
@@ -111,9 +111,9 @@ def make_dataset(
             "encoders": encoders,
         }
         lock.check()
-        parts = (Part.from_bytes(store.get(part_name(shard.name))) for shard in plan.shards)
-        info = publish(store, parts, details, recipe.fields)
-    for entry in store.list(PARTS):
+        parts = (ShardRecord.from_bytes(store.get(record_name(shard.name))) for shard in plan.shards)
+        info = publish(store, parts, details, spec.fields)
+    for entry in store.list(RECORDS):
         store.delete(entry.name)
     stored_bytes = sum(shard["bytes"] for shard in info["shards"])
     print(f"{store.url}/dataset.json: {info['manifest']['rows']:,} images, {stored_bytes / 1e6:,.1f} MB")
@@ -121,14 +121,14 @@ def make_dataset(
 
 
 def make_missing(
-    source: Source, plan: Plan, recipe: Recipe, store: Storage, lock: Lock, config: ShardConfig, found: Kept
+    source: Source, plan: Plan, spec: SampleSpec, store: Storage, lock: Lease, config: ShardConfig, found: ResumeState
 ) -> None:
     """Make the shards that are to do; metrics.json says how fast. ValueError for more unusable images than allowed."""
 
     workers = choose_workers(config, len(found.todo))
     how = "in this process" if workers is None else f"on Ray with {workers or 'all'} workers"
     print(f"{len(found.todo)} of {len(plan.shards)} shards to make, {how}")
-    job = Job(source, recipe, store, lock, dict(found.sha256))
+    job = Job(source, spec, store, lock, dict(found.sha256))
     images, bad = sum(len(shard.images) for shard in found.todo), []
     begin, done = time.monotonic(), 0
     with ProgressLine("sharding", images, "images") as progress:

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from infra.cluster import connected
+from infra.cluster import ray_session
 from infra.storage import Storage
-from infra.storage.lease import Lock
+from infra.storage.lease import Lease
 from pipeline.shard.config import ShardConfig
 from sharding.sources import Source
 from sharding.tar import Tar
-from sharding.write.pack import Part, Recipe, build_shard, pack_shard, put_shard
+from sharding.write.pack import SampleSpec, ShardRecord, build_shard, pack_shard, put_shard
 from sharding.write.plan import ShardPlan
 
 RAY_FROM_SHARDS = 16
@@ -39,9 +39,9 @@ class Job:
     """What all tasks have in common; travels to other machines by pickling."""
 
     source: Source
-    recipe: Recipe
+    spec: SampleSpec
     store: Storage
-    lock: Lock
+    lock: Lease
     sha256: dict[str, str]
     """Hashes that shards must have, by name, where the data set is published already."""
 
@@ -67,7 +67,7 @@ def _in_this_process(job: Job, shards: Sequence[ShardPlan]) -> Iterator[Made]:
     with ThreadPoolExecutor(1) as uploads:
         uploading = None
         for shard, tar in zip(shards, itertools.cycle((Tar(), Tar()))):
-            content, part = build_shard(job.source, shard, job.recipe, tar)
+            content, part = build_shard(job.source, shard, job.spec, tar)
             if uploading:
                 yield _made(uploading.result())
             uploading = uploads.submit(put_shard, content, part, job.store, job.sha256.get(shard.name), job.lock.check)
@@ -77,7 +77,7 @@ def _in_this_process(job: Job, shards: Sequence[ShardPlan]) -> Iterator[Made]:
 
 def _on_ray(job: Job, shards: Sequence[ShardPlan], workers: int) -> Iterator[Made]:
 
-    with connected(1):
+    with ray_session(1):
         yield from spread(job, shards, workers)
 
 
@@ -105,7 +105,7 @@ def make_shard(job: Job, shard: ShardPlan) -> Made | ValueError:
     """On a worker. An error that a user can mend is a result, since Ray would wrap it in its own."""
     try:
         expected = job.sha256.get(shard.name)
-        return _made(pack_shard(job.source, shard, job.recipe, job.store, expected, job.lock.check))
+        return _made(pack_shard(job.source, shard, job.spec, job.store, expected, job.lock.check))
     except ValueError as error:
         return error
 
@@ -128,7 +128,7 @@ def _result(reference: Any) -> Made:
     return made
 
 
-def _made(part: Part) -> Made:
+def _made(part: ShardRecord) -> Made:
     return Made(len(part.rows) + len(part.bad), part.bad)
 
 

@@ -15,11 +15,11 @@ def verify_main(config: VerifyConfig) -> None:
     store = open_checked(find_data(config.data))
     total = Dataset.open(store).info["manifest"]["rows"]
     with ProgressLine("verifying", total, "images") as progress:
-        verdict = verify(store, config.deep, progress.update)
-    for name in verdict.left_over:
+        report = verify(store, config.deep, progress.update)
+    for name in report.left_over:
         print(f"{store.url}/{name} is left over: it belongs to no data set and may be deleted.")
-    if verdict.problems:
-        raise ValueError("\n".join(verdict.problems))
+    if report.problems:
+        raise ValueError("\n".join(report.problems))
     how = "every byte and every image" if config.deep else "sizes and checksums"
-    size = f"{verdict.shards} shards, {verdict.samples:,} images, {verdict.size_bytes / 1e6:,.1f} MB"
+    size = f"{report.shards} shards, {report.samples:,} images, {report.size_bytes / 1e6:,.1f} MB"
     print(f"{store.url} is whole: {size} ({how} checked)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from pipeline.cli import guarded, parse
+from pipeline.cli import exit_code_of, parse
 from pipeline.config.options import defaults
 from pipeline.config.train import TrainConfig
 
@@ -22,4 +22,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(run))
+    sys.exit(exit_code_of(run))

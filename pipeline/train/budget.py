@@ -13,7 +13,7 @@ from pipeline.config.train import TrainConfig
 LOG_INTERVAL_S = 2.0
 
 
-class Clock:
+class BudgetTimer:
     """Counts the time of training over all restarts (`train_s`), by the clock that the budget is measured with."""
 
     def __init__(self, config: TrainConfig) -> None:
@@ -36,7 +36,7 @@ class Clock:
         self._wait_s += time.monotonic() - begin
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def excluded(self) -> Iterator[None]:
         """Time inside, a validation or a checkpoint, is not taken from the budget."""
         begin = self._budget_now()
         yield
@@ -51,7 +51,7 @@ class Clock:
         self._steps += 1
         self._loss_sum += loss
 
-    def due(self) -> list[str]:
+    def due_events(self) -> list[str]:
         """Signals that the first worker gives with the next step."""
         now = time.monotonic()
         return [
@@ -65,7 +65,7 @@ class Clock:
         ]
 
     @property
-    def time_share(self) -> float:
+    def budget_fraction(self) -> float:
         """Of --max-minutes, what is used up; 0 without."""
         return self.train_s / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-from infra.storage.lease import locked
-from infra.storage.retry import patiently
+from infra.storage.lease import hold_lease
+from infra.storage.retry import retry_with_backoff
 from pipeline.runs.find import open_checked
 from pipeline.runs.folder import BEST, Run
 from pipeline.runs.log import RunLog
-from pipeline.train.distributed import Team
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import train
 from pipeline.train.prepare import claim_run, plan, resolve
 from pipeline.train.ray_workers import run
@@ -34,7 +34,7 @@ def main(config: TrainConfig) -> None:
         print(json.dumps(dataclasses.asdict(config), indent=1))
         return
     assert config.out
-    with locked(open_checked(config.out)) as lock:
+    with hold_lease(open_checked(config.out)) as lock:
         run = claim_run(config)
         with RunLog(run.store, 60 * config.checkpoint_minutes, lock.check) as log:
             log.add("\n".join(lines))
@@ -66,7 +66,7 @@ def show(config: TrainConfig, line: ProgressLine, row: dict[str, Any]) -> None:
         )
 
 
-def train_with(config: TrainConfig, line: ProgressLine, may_save: Callable[[], None]) -> dict[str, Any]:
+def train_with(config: TrainConfig, line: ProgressLine, assert_lease_held: Callable[[], None]) -> dict[str, Any]:
     """Train in this process or with Ray; returns the last row of metrics."""
     last: dict[str, Any] = {}
 
@@ -75,9 +75,9 @@ def train_with(config: TrainConfig, line: ProgressLine, may_save: Callable[[], N
         show(config, line, row)
 
     if config.ray:
-        run(config, report, line.print, may_save)
+        run(config, report, line.print, assert_lease_held)
     else:
-        train(config, Team.alone(), report, line.print, may_save)
+        train(config, ProcessGroup.single_process(), report, line.print, assert_lease_held)
     return last
 
 
@@ -90,7 +90,7 @@ def summarise(config: TrainConfig, run: Run, last: dict[str, Any], say: Callable
         run.write_json("metrics.json", {"images_seen": images_seen, "best": best, "last": last})
         return images_seen, best
 
-    images_seen, best = patiently(write, run.store, print)
+    images_seen, best = retry_with_backoff(write, run.store, print)
     text = f"best validation {best['val_psnr_db']:.2f} dB" if best else "no validation yet (less than an epoch)"
     say(f"trained {images_seen:,} images, {text}; the run is {config.out}")
     say(f"next: python -m pipeline.evaluate --run {config.out}")

@@ -9,18 +9,18 @@ from pathlib import Path
 from infra.storage import open_storage
 from irae.model import parameter_count
 from irae.registry import build
-from pipeline.config.checks import refuse
+from pipeline.config.checks import raise_problems
 from pipeline.config.task import missing_fields, task_label, task_text
 from pipeline.config.train import TrainConfig
-from pipeline.runs.find import find_data, is_url, open_checked, run_url
+from pipeline.runs.find import find_data, is_path_or_url, open_checked, run_url
 from pipeline.runs.folder import CONFIG, Run
 from sharding.dataset import Dataset
-from sharding.order import SampleOrder
+from sharding.order import DeterministicSampler
 
-MAY_CHANGE = {"nodes", "min_nodes", "wait_for_nodes", "simulate_nodes", "workers_per_node", "ray"}
-MAY_CHANGE |= {"max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints", "validate_images"}
+MUTABLE_ON_RESUME = {"nodes", "min_nodes", "wait_for_nodes", "simulate_nodes", "workers_per_node", "ray"}
+MUTABLE_ON_RESUME |= {"max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints", "validate_images"}
 """Settings that may differ when a run goes on: they decide where and how long, not what is trained."""
-NOT_SAVED = {"dry_run", "config", "data", "out", "name"}
+NOT_COMPARED = {"dry_run", "config", "data", "out", "name"}
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -40,32 +40,32 @@ def resolve(config: TrainConfig) -> TrainConfig:
     problems += missing_fields(config, data, dataset.fields)
     if config.crop and config.crop > dataset.image_size:
         problems.append(f"--crop {config.crop} is larger than the images of {data}, {dataset.image_size} px.")
-    if config.global_batch > 0 and dataset.split_sizes.get("train"):
+    if config.global_batch_size > 0 and dataset.split_sizes.get("train"):
         try:
             order_of(config, dataset)
         except ValueError as error:
             problems.append(str(error))
-    refuse(problems)
+    raise_problems(problems)
     system = "" if config.system == "irae" else f"{config.system}-"
     name = config.name or f"{dataset.name}-{task_label(config)}-{system}{config.preset}"
     out = config.out or run_url(name)
-    if not is_url(out):
+    if not is_path_or_url(out):
         out = str(Path(out).absolute())
     return dataclasses.replace(config, data=dataset.store.url, name=name, out=out)
 
 
-def order_of(config: TrainConfig, dataset: Dataset) -> SampleOrder:
+def order_of(config: TrainConfig, dataset: Dataset) -> DeterministicSampler:
     """The order of the training images. ValueError when batch, partitions and data set do not fit together."""
 
     shards = tuple(shard["samples"] for shard in dataset.shards if shard["split"] == "train")
-    return SampleOrder(
+    return DeterministicSampler(
         samples=sum(shards),
         seed=config.seed,
-        global_batch=config.global_batch,
-        remainder=config.remainder,
+        global_batch_size=config.global_batch_size,
+        drop_last=config.drop_last,
         shards=shards,
-        window_shards=config.window_shards,
-        partitions=config.partitions,
+        shuffle_window_shards=config.shuffle_window_shards,
+        num_canonical_partitions=config.num_canonical_partitions,
     )
 
 
@@ -89,8 +89,8 @@ def plan(config: TrainConfig) -> list[str]:
         f"data   {config.data}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
         f"{dataset.bits} bits",
         f"model  {config.system}{shape}, {parameters:,} parameters (preset {config.preset}), {task_text(config)}",
-        f"run    {config.out}: batches of {config.global_batch} on {workers} worker(s), "
-        f"{images / config.global_batch:,.1f} steps an epoch, until {budget}",
+        f"run    {config.out}: batches of {config.global_batch_size} on {workers} worker(s), "
+        f"{images / config.global_batch_size:,.1f} steps an epoch, until {budget}",
         f"order  {order_of(config, dataset).describe()}",
     ]
 
@@ -105,7 +105,7 @@ def claim_run(config: TrainConfig) -> Run:
     if held is None:
         run.write_json(CONFIG, ours)
         return run
-    ignored = MAY_CHANGE | NOT_SAVED
+    ignored = MUTABLE_ON_RESUME | NOT_COMPARED
     if config.lr_schedule not in ("paper", "constant"):
         ignored -= {"max_images", "max_minutes"}  # the rate of every step depends on them
     differing = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from infra.storage.retry import Note
 from pipeline.train.loop import Report
-from pipeline.train.watchdog import Watch
+from pipeline.train.watchdog import HangDetector
 
 _LOOK_S = 2.0
 
@@ -29,7 +29,7 @@ class Listener:
         self.messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.report, self.note = report, note
         self.error: str | None = None
-        self._watch = Watch()
+        self._watch = HangDetector()
         self._actors: dict[int, Any] = {}
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()

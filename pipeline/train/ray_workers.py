@@ -6,28 +6,28 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from infra.cluster import Node, connected
+from infra.cluster import Node, ray_session
 from infra.storage import open_storage
-from infra.storage.retry import PATIENCE_S, Note, patiently
+from infra.storage.retry import RETRY_DEADLINE_S, Note, retry_with_backoff
 from pipeline.config.train import TrainConfig
 from pipeline.runs.folder import Run
-from pipeline.train.distributed import OtherWorkerFailed, Team, use_threads
+from pipeline.train.distributed import PeerFailedError, ProcessGroup, use_threads
 from pipeline.train.loop import MaySave, Report, train
 from pipeline.train.ray_messages import Listener
-from pipeline.train.watchdog import Beat, beating
+from pipeline.train.watchdog import Heartbeat, heartbeat_thread
 
 MAX_RESTARTS = 3
 """Without a new checkpoint in between; then something is wrong that a restart does not mend."""
-COLLECTIVE_TIMEOUT_S = 4 * PATIENCE_S
+COLLECTIVE_TIMEOUT_S = 4 * RETRY_DEADLINE_S
 """So long a sum over all workers may take: the last resort, after what watches the workers."""
 
 
-def run(config: TrainConfig, report: Report, note: Note, may_save: MaySave) -> None:
+def run(config: TrainConfig, report: Report, note: Note, assert_lease_held: MaySave) -> None:
     """Train on `nodes` x `workers_per_node` workers; `report` gets each row of metrics, in this process.
 
     ValueError with the worker's own sentence when training cannot go on.
     """
-    with connected(
+    with ray_session(
         config.nodes,
         at_least=config.min_nodes,
         wait_s=60 * config.wait_for_nodes,
@@ -37,7 +37,7 @@ def run(config: TrainConfig, report: Report, note: Note, may_save: MaySave) -> N
         listener = Listener(report, note)
         try:
             with tempfile.TemporaryDirectory(prefix="irae-ray-") as folder:
-                trainer_of = lambda: make_trainer(config, nodes, listener.messages, may_save, folder)  # noqa: E731
+                trainer_of = lambda: make_trainer(config, nodes, listener.messages, assert_lease_held, folder)  # noqa: E731
                 fit(trainer_of, config, note)
         finally:
             listener.close()
@@ -53,7 +53,7 @@ def fit(trainer_of: Callable[[], Any], config: TrainConfig, note: Note) -> None:
     store = open_storage(config.out)
 
     def newest() -> str:
-        return max(patiently(Run(store).checkpoints, store, note), default="")
+        return max(retry_with_backoff(Run(store).checkpoints, store, note), default="")
 
     reached = newest()
     while True:
@@ -68,7 +68,7 @@ def fit(trainer_of: Callable[[], Any], config: TrainConfig, note: Note) -> None:
                 raise RuntimeError("the workers failed again and again; the last failure is shown above") from error
 
 
-def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, may_save: MaySave, folder: str) -> Any:
+def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, assert_lease_held: MaySave, folder: str) -> Any:
     """Ray's part: one group of equal workers on each node, fewer when nodes are lost.
 
     Checkpoints are ours and go to the store by themselves, so Ray's own folder stays as good as empty.
@@ -82,7 +82,7 @@ def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, may_save
     workers: Any = (least, most) if least < most else most
     return TorchTrainer(
         work,
-        train_loop_config={"config": config, "messages": messages, "may_save": may_save},
+        train_loop_config={"config": config, "messages": messages, "assert_lease_held": assert_lease_held},
         torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT_S)),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -132,27 +132,27 @@ def work(arguments: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     use_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    team = Team.current(get_device())
+    group = ProcessGroup.current(get_device())
     messages = arguments["messages"]
     me = ray.get_runtime_context().current_actor
 
-    def send(beat: Beat) -> None:
+    def send(beat: Heartbeat) -> None:
         messages.put(("beat", (beat, me)))
 
     def report(row: dict[str, Any]) -> None:
-        if team.is_first:
+        if group.is_first:
             messages.put(("row", row))
         if "val_psnr_db" in row:
             ray.train.report(row)
 
     def note(text: str) -> None:
-        messages.put(("note", f"rank {team.rank}: {text}"))
+        messages.put(("note", f"rank {group.rank}: {text}"))
 
     try:
-        with beating(team, send):
-            train(arguments["config"], team, report, note, arguments["may_save"])
-    except OtherWorkerFailed:
+        with heartbeat_thread(group, send):
+            train(arguments["config"], group, report, note, arguments["assert_lease_held"])
+    except PeerFailedError:
         pass
     except ValueError as error:
         messages.put(("error", str(error)))
-    messages.put(("left", team.rank))
+    messages.put(("left", group.rank))

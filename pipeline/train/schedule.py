@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from irae import schedules
-from irae.schedules import PaperSchedule, PlannedSchedule, Schedule
+from irae.schedules import BudgetSchedule, PaperSchedule, Schedule
 from pipeline.config.train import TrainConfig
 
 LEAST_PROGRESS = 1e-3
@@ -22,15 +22,15 @@ def make_schedule(config: TrainConfig) -> Schedule:
         "one-cycle": lambda: schedules.one_cycle(config.lr_rise_share),
         "wsd": lambda: schedules.warmup_stable_decay(config.lr_decay_share, config.lr_end_share),
     }
-    return PlannedSchedule(config.lr, shapes[config.lr_schedule]())
+    return BudgetSchedule(config.lr, shapes[config.lr_schedule]())
 
 
-def rate_now(config: TrainConfig, schedule: Schedule, images_seen: int, time_share: float) -> float:
-    """Rate of the step that begins at `images_seen`; `time_share`: of --max-minutes that is used up, 0 without."""
-    progress = max(time_share, images_seen / config.max_images if config.max_images else 0.0)
+def learning_rate(config: TrainConfig, schedule: Schedule, images_seen: int, budget_fraction: float) -> float:
+    """Rate of the step that begins at `images_seen`; `budget_fraction`: of --max-minutes that is used up, 0 without."""
+    progress = max(budget_fraction, images_seen / config.max_images if config.max_images else 0.0)
     warmup = 1.0
     if config.lr_warmup_images:
-        warmup = min(1.0, (images_seen + config.global_batch) / config.lr_warmup_images)
+        warmup = min(1.0, (images_seen + config.global_batch_size) / config.lr_warmup_images)
     if config.lr_warmup_share:
         warmup = min(warmup, max(progress, LEAST_PROGRESS) / config.lr_warmup_share)
     return schedule.rate(progress) * warmup

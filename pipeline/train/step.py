@@ -9,7 +9,7 @@ import torch
 
 from irae.restorer import Restorer
 from pipeline.data.pairs import Pairs
-from pipeline.train.distributed import FlatGradients, Team
+from pipeline.train.distributed import FlatGradientBucket, ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class StepResult:
     loss: float
     """Mean absolute error over the global batch."""
     gradient_norm: float
-    signals: dict[str, float]
+    flags: dict[str, float]
 
     @property
     def finite(self) -> bool:
@@ -29,12 +29,12 @@ class StepResult:
 def train_step(
     model: Restorer,
     optimizer: torch.optim.Optimizer,
-    gradients: FlatGradients,
+    gradients: FlatGradientBucket,
     pairs: Pairs | None,
-    team: Team,
+    group: ProcessGroup,
     *,
-    global_batch: int,
-    micro_batch: int,
+    global_batch_size: int,
+    micro_batch_size: int,
     clip_norm: float,
     autocast: AbstractContextManager,
 ) -> StepResult:
@@ -44,20 +44,20 @@ def train_step(
     `gradients` before the call are summed over the workers with it. Batch normalisation sees a micro batch at a time;
     its running statistics become the mean of the workers', by the images that each had.
     """
-    for part in pairs.split(micro_batch) if pairs else ():
+    for part in pairs.split(micro_batch_size) if pairs else ():
         with autocast:
             restored = model(part.degraded, part.sigma_255)
         # A share of the global mean, so that unequal shares on the workers add up to the same gradient.
-        loss = (restored - part.clean).abs().sum() / (part.clean[0].numel() * global_batch)
+        loss = (restored - part.clean).abs().sum() / (part.clean[0].numel() * global_batch_size)
         loss.backward()
-        gradients.signal("loss", loss.detach())
-    gradients.take_statistics(len(pairs.clean) / global_batch if pairs else 0.0)
-    team.sum_(gradients.buffer)
-    gradients.give_statistics()
+        gradients.set_flag("loss", loss.detach())
+    gradients.pack_bn_stats(len(pairs.clean) / global_batch_size if pairs else 0.0)
+    group.all_reduce_sum_(gradients.buffer)
+    gradients.unpack_bn_stats()
     norm = torch.linalg.vector_norm(gradients.gradients)
-    signals = gradients.read_signals()
-    result = StepResult(signals["loss"], norm.item(), signals)
-    if result.finite and not signals["failed"]:
+    flags = gradients.read_flags()
+    result = StepResult(flags["loss"], norm.item(), flags)
+    if result.finite and not flags["failed"]:
         gradients.gradients.mul_(torch.clamp(clip_norm / (norm + 1e-6), max=1.0))
         optimizer.step()
     gradients.clear()

@@ -19,7 +19,7 @@ COLUMNS = 8
 """Images side by side in a picture."""
 
 
-class Board:
+class TensorBoardWriter:
     """Takes rows of metrics from `images_seen` on. Without the tensorboard package it does nothing."""
 
     def __init__(self, store: Storage, images_seen: int) -> None:
@@ -40,13 +40,13 @@ class Board:
             if self.writer and name != "images_seen":
                 self.writer.add_scalar(name, value, row["images_seen"])
 
-    def show(self, pictures: Sequence[Tensor], images_seen: int) -> None:
+    def add_images(self, pictures: Sequence[Tensor], images_seen: int) -> None:
         """Rows of clean, degraded and restored images, (B, 3, H, W) each, as one picture."""
         if self.writer:
             rows = [torch.cat([*images[:COLUMNS].float().clamp(0, 1).cpu()], dim=2) for images in pictures]
             self.writer.add_image("clean, degraded, restored", torch.cat(rows, dim=1), images_seen)
 
-    def publish(self) -> None:
+    def upload(self) -> None:
         """Copy the event files to the store."""
         if self.writer:
             self.writer.flush()

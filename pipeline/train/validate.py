@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from irae.diagnostics import condition_number, round_trip_max_error, smallest_scale
+from irae.diagnostics import condition_number, min_coupling_scale, round_trip_max_error
 from irae.metrics import psnr_db
 from irae.model import IRAE
 from irae.restorer import Restorer
 from pipeline.config.train import TrainConfig
 from pipeline.data.pairs import make_pairs
-from pipeline.train.distributed import Team
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.step import autocast
 from sharding import ShardReader
-from sharding.order import padded_share
+from sharding.order import padded_rank_indices
 
 BATCH = 64
 NUMERICS_IMAGES = 8
@@ -35,23 +35,23 @@ class Validation:
 
 @torch.inference_mode()
 def validate(
-    model: Restorer, reader: ShardReader, config: TrainConfig, bits: int, team: Team, precision: str
+    model: Restorer, reader: ShardReader, config: TrainConfig, bits: int, group: ProcessGroup, precision: str
 ) -> Validation:
     """Mean PSNR of the degraded and the restored images (sum over count over the workers), and how well it inverts.
 
     The noise of an image is the same in every epoch: that of epoch 0. Batch normalisation uses its running statistics.
     ValueError, on every worker, when one of them cannot read its images.
     """
-    sums, pictures, error = torch.zeros(4, dtype=torch.float64, device=team.device), None, None
+    sums, pictures, error = torch.zeros(4, dtype=torch.float64, device=group.device), None, None
     model.eval()
     try:
-        pictures = _add_own(sums, model, reader, config, bits, team, precision)
+        pictures = _add_own(sums, model, reader, config, bits, group, precision)
     except ValueError as problem:
         error = problem
     finally:
         model.train()
-    team.agree(error)
-    team.sum_(sums)
+    group.raise_if_any_rank_failed(error)
+    group.all_reduce_sum_(sums)
     degraded_db, restored_db, hole_db, count = sums.tolist()
     assert count == images_of(config, reader) and pictures, (count, len(reader))
     figures = {
@@ -65,7 +65,7 @@ def validate(
         few = pictures[1][:NUMERICS_IMAGES]
         figures["round_trip_max_error"] = round_trip_max_error(model, few)
         figures["condition_number_max"] = condition_number(model)
-        figures["coupling_scale_min"] = smallest_scale(model, few)
+        figures["coupling_scale_min"] = min_coupling_scale(model, few)
     return Validation(figures, pictures)
 
 
@@ -75,19 +75,25 @@ def images_of(config: TrainConfig, reader: ShardReader) -> int:
 
 
 def _add_own(
-    sums: Tensor, model: Restorer, reader: ShardReader, config: TrainConfig, bits: int, team: Team, precision: str
+    sums: Tensor,
+    model: Restorer,
+    reader: ShardReader,
+    config: TrainConfig,
+    bits: int,
+    group: ProcessGroup,
+    precision: str,
 ) -> Pictures:
     """Add this worker's PSNR of the degraded, of the restored, of these in the hole, and the count to `sums`; returns
     its first batch."""
-    indices, real = padded_share(images_of(config, reader), team.rank, team.world_size)
+    indices, real = padded_rank_indices(images_of(config, reader), group.rank, group.world_size)
     starts = range(0, len(indices), BATCH)
     first: Pictures | None = None
     for start, batch in zip(starts, reader.batches(indices[s : s + BATCH] for s in starts), strict=True):
-        pairs = make_pairs(batch, [0] * len(batch.keys), config, bits=bits, seed=config.seed, device=team.device)
-        with autocast(precision, team.device):
+        pairs = make_pairs(batch, [0] * len(batch.keys), config, bits=bits, seed=config.seed, device=group.device)
+        with autocast(precision, group.device):
             restored = model.restore(pairs.degraded, sigma_255=pairs.sigma_255)
         shown = pairs.paste(restored)
-        counted = torch.from_numpy(real[start : start + BATCH]).to(team.device)
+        counted = torch.from_numpy(real[start : start + BATCH]).to(group.device)
         sums[0] += psnr_db(pairs.degraded, pairs.clean)[counted].sum()
         sums[1] += psnr_db(shown, pairs.clean)[counted].sum()
         if pairs.hole is not None:

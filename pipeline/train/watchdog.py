@@ -16,32 +16,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.train.distributed import Team
+from pipeline.train.distributed import ProcessGroup
 
-BEAT_S = 2.0
-SILENT_S = 30.0
+HEARTBEAT_S = 2.0
+HEARTBEAT_TIMEOUT_S = 30.0
 """A worker that was not heard of for so long is ended: its machine is gone, or the process stands still."""
-BEHIND_S = 40.0
+STRAGGLER_WARN_S = 40.0
 """A worker that others wait for so long is named."""
-STUCK_S = 900.0
+STRAGGLER_KILL_S = 900.0
 """A worker that others wait for so long is ended; longer than a store is waited for."""
 _OWN_PAUSE_S = 10.0
 _ROOT = Path(__file__).parents[2]
 
 
-class Beat(NamedTuple):
+class Heartbeat(NamedTuple):
     """What a worker tells of itself."""
 
     rank: int
     process: str
     """Where it runs, such that it is told from one that takes its place."""
-    meetings: int
+    collectives_entered: int
     """Sums over all workers that it has come to."""
     at: str
     """What its training is at: file, line and function."""
 
 
-class Trouble(NamedTuple):
+class Alert(NamedTuple):
     """A worker that needs attention."""
 
     rank: int
@@ -51,16 +51,16 @@ class Trouble(NamedTuple):
 
 
 @contextlib.contextmanager
-def beating(team: Team, send: Callable[[Beat], None]) -> Iterator[None]:
-    """Send a beat now and every `BEAT_S` while the block runs in this thread."""
+def heartbeat_thread(group: ProcessGroup, send: Callable[[Heartbeat], None]) -> Iterator[None]:
+    """Send a beat now and every `HEARTBEAT_S` while the block runs in this thread."""
     thread, process = threading.get_ident(), f"process {os.getpid()} on {platform.node()}"
     ended = threading.Event()
 
     def beat() -> None:
-        send(Beat(team.rank, process, team.progress.meetings, _where(thread)))
+        send(Heartbeat(group.rank, process, group.progress.collectives_entered, _where(thread)))
 
     def beat_on() -> None:
-        while not ended.wait(BEAT_S):
+        while not ended.wait(HEARTBEAT_S):
             beat()
 
     beat()
@@ -84,7 +84,7 @@ def _where(thread: int) -> str:
 
 @dataclass
 class _Member:
-    beat: Beat
+    beat: Heartbeat
     heard_s: float
     behind_s: float | None = None
     """Since when others wait for it; None when nobody does."""
@@ -92,13 +92,13 @@ class _Member:
 
 
 @dataclass
-class Watch:
+class HangDetector:
     """Takes beats and says who hangs. All times are of one clock that never goes back, s."""
 
     members: dict[int, _Member] = field(default_factory=dict)
     looked_s: float | None = None
 
-    def heard(self, beat: Beat, now_s: float) -> None:
+    def heard(self, beat: Heartbeat, now_s: float) -> None:
         """A beat has come."""
         member = self.members.get(beat.rank)
         if member and member.beat.process != beat.process:
@@ -107,7 +107,7 @@ class Watch:
         if member is None:
             self.members[beat.rank] = _Member(beat, now_s)
             return
-        if beat.meetings != member.beat.meetings:
+        if beat.collectives_entered != member.beat.collectives_entered:
             member.behind_s, member.named = None, False
         member.beat, member.heard_s = beat, now_s
 
@@ -119,36 +119,36 @@ class Watch:
         """The group has ended; another one will begin."""
         self.members.clear()
 
-    def look(self, now_s: float) -> list[Trouble]:
+    def look(self, now_s: float) -> list[Alert]:
         """Who needs attention now. To be called every few seconds."""
         if self.looked_s is not None and now_s - self.looked_s > _OWN_PAUSE_S:
             # It is we who stood still.
             for member in self.members.values():
                 member.heard_s, member.behind_s = now_s, None
         self.looked_s = now_s
-        furthest = max((member.beat.meetings for member in self.members.values()), default=0)
+        furthest = max((member.beat.collectives_entered for member in self.members.values()), default=0)
         troubles = [self._trouble(member, furthest, now_s) for member in list(self.members.values())]
         return [trouble for trouble in troubles if trouble]
 
-    def _trouble(self, member: _Member, furthest: int, now_s: float) -> Trouble | None:
-        rank, process, meetings, at = member.beat
+    def _trouble(self, member: _Member, furthest: int, now_s: float) -> Alert | None:
+        rank, process, collectives_entered, at = member.beat
         name = f"rank {rank} ({process})"
         silent_s = now_s - member.heard_s
-        if silent_s > SILENT_S:
+        if silent_s > HEARTBEAT_TIMEOUT_S:
             self.left(rank)
-            return Trouble(rank, f"{name} gives no sign of life for {silent_s:.0f} s, last seen at {at}", True)
-        if meetings == furthest:
+            return Alert(rank, f"{name} gives no sign of life for {silent_s:.0f} s, last seen at {at}", True)
+        if collectives_entered == furthest:
             return None
         # The last beats of two workers are of different moments, so being behind counts from when it was seen.
         member.behind_s = now_s if member.behind_s is None else member.behind_s
         waited_s = now_s - member.behind_s
-        if waited_s <= BEHIND_S:
+        if waited_s <= STRAGGLER_WARN_S:
             return None
         sentence = f"{name} keeps the others waiting for {waited_s:.0f} s, at {at}"
-        if waited_s > STUCK_S:
+        if waited_s > STRAGGLER_KILL_S:
             self.left(rank)
-            return Trouble(rank, sentence, True)
+            return Alert(rank, sentence, True)
         if member.named:
             return None
         member.named = True
-        return Trouble(rank, sentence, False)
+        return Alert(rank, sentence, False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from pipeline.cli import guarded, parse, run_command
+from pipeline.cli import exit_code_of, parse, run_command
 from pipeline.config.options import defaults
 from pipeline.tune.config import BestConfig, DashboardConfig, TuneConfig, base_defaults
 
@@ -40,4 +40,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["dashboard"]:
         run_command(DashboardConfig, run_dashboard, skip=1)
     else:
-        sys.exit(guarded(run))
+        sys.exit(exit_code_of(run))

@@ -16,7 +16,7 @@ from infra.storage import join_url, open_storage
 from pipeline.cli import ProgressLine
 from pipeline.config.train import TrainConfig, train_config
 from pipeline.runs.folder import BEST, CONFIG, Run
-from pipeline.train.distributed import Team
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import train
 from pipeline.tune.config import BestConfig
 from pipeline.tune.folder import Home, find_search
@@ -96,7 +96,7 @@ def repeat(home: Home, number: int, winner: TrainConfig, repeats: int) -> list[f
         run = Run(open_storage(out))
         run.write_json(CONFIG, dataclasses.asdict(config))
         with ProgressLine(f"seed {seed}", config.max_images, "images") as line:
-            train(config, Team.alone(), lambda row, line=line: line.update(row["images_seen"]))  # type: ignore[misc]
+            train(config, ProcessGroup.single_process(), lambda row, line=line: line.update(row["images_seen"]))  # type: ignore[misc]
         held = run.read_json(BEST)
         assert held
         found.append(held["val_psnr_db"])

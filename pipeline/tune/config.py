@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import tyro
 
-from pipeline.config.checks import below, refuse
+from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.config.options import defaults
 from pipeline.config.train import LrSchedule, TrainConfig
 
@@ -71,7 +71,7 @@ class TuneConfig:
     def problems(self) -> list[str]:
         """Everything that is wrong with it, a sentence each; what depends on the data set is found later."""
         problems = self.base.problems()
-        below(problems, 1, trials=self.trials, concurrent=self.concurrent, cpus_per_trial=self.cpus_per_trial)
+        check_minimum(problems, 1, trials=self.trials, concurrent=self.concurrent, cpus_per_trial=self.cpus_per_trial)
         for name, (low, high), least in (
             ("K-range", self.K_range, 1),
             ("L-range", self.L_range, 1),
@@ -137,8 +137,8 @@ class BestConfig:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        below(problems, 0, trial=self.trial, repeats=self.repeats)
-        refuse(problems)
+        check_minimum(problems, 0, trial=self.trial, repeats=self.repeats)
+        raise_problems(problems)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class DashboardConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
-            refuse([f"--port is {self.port}, but must be from 1 to 65535."])
+            raise_problems([f"--port is {self.port}, but must be from 1 to 65535."])
 
 
 def base_defaults(arguments: list[str]) -> TuneConfig:

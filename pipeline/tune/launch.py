@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.storage.lease import locked
+from infra.storage.lease import hold_lease
 from pipeline.runs.find import open_checked
 from pipeline.tune.best import report_on
 from pipeline.tune.config import TuneConfig
@@ -21,7 +21,7 @@ def main(config: TuneConfig) -> None:
     print_plan(config)
     if config.base.dry_run:
         return
-    with locked(home.store):
+    with hold_lease(home.store):
         home.claim({**config.identity(), "dataset": dataset.sha256})
         home.mend()
         search(config, home, dataset)

@@ -6,7 +6,7 @@ import torch
 
 from irae.config import IRAEConfig
 from irae.registry import build
-from irae.restorer import numbers_per_pixel
+from irae.restorer import activation_elements_per_pixel
 from pipeline.config.train import TrainConfig
 
 BASE_MB = 850.0
@@ -24,8 +24,8 @@ REVERSIBLE_STEPS = 3
 def predicted_mb(config: TrainConfig, parameters: int, image_size: int) -> float:
     """Peak memory of one worker, MB. Measured to be high, by 0 to 30 % for IRAE: see docs/tune.md."""
     workers = config.nodes * (config.workers_per_node or 1)
-    share = -(-config.global_batch // workers)
-    images = min(share, config.micro_batch or share)
+    share = -(-config.global_batch_size // workers)
+    images = min(share, config.micro_batch_size or share)
     side = config.crop or image_size
     floats = images * side**2 * (irae_floats_per_pixel(config) if config.system == "irae" else layer_floats(config))
     return BASE_MB + 4 * (floats + COPIES * parameters) / 1e6
@@ -34,7 +34,7 @@ def predicted_mb(config: TrainConfig, parameters: int, image_size: int) -> float
 def layer_floats(config: TrainConfig) -> float:
     """Activations of all layers of a system that is none of IRAE, for each pixel of the image."""
     with torch.device("meta"):
-        numbers = numbers_per_pixel(build(config.system, config.model))
+        numbers = activation_elements_per_pixel(build(config.system, config.model))
     return sum(numbers) + WORKING * max(numbers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipeline.config.checks import refuse
+from pipeline.config.checks import raise_problems
 from pipeline.train.prepare import resolve as resolve_base
 from pipeline.tune.config import TuneConfig
 from pipeline.tune.folder import search_url
@@ -19,11 +19,11 @@ def resolve(config: TuneConfig) -> TuneConfig:
         largest = dataclasses.replace(base.model, L=max(*config.L_range, base.model.L))
         base = dataclasses.replace(base, model=largest)
     try:
-        for batch in config.batches or (base.global_batch,):
-            resolved = resolve_base(dataclasses.replace(base, global_batch=batch))
+        for batch in config.batches or (base.global_batch_size,):
+            resolved = resolve_base(dataclasses.replace(base, global_batch_size=batch))
     except ValueError as error:
         problems += str(error).splitlines()
-    refuse(list(dict.fromkeys(problems)))
+    raise_problems(list(dict.fromkeys(problems)))
     name = config.base.name or resolved.name
     assert name
     out = resolved.out if config.base.out else search_url(name)

@@ -8,7 +8,7 @@ import os
 import tempfile
 from typing import Any
 
-from infra.cluster import connected
+from infra.cluster import ray_session
 from irae.model import parameter_count
 from irae.registry import build
 from pipeline.cli import ProgressLine
@@ -42,7 +42,7 @@ def search(config: TuneConfig, home: Home, dataset: Dataset) -> None:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what ended a trial is told by the search itself
-    with connected(config.base.nodes):
+    with ray_session(config.base.nodes):
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

@@ -33,7 +33,7 @@ def suggest(config: TuneConfig, trial: Trial, epochs: float) -> None:
     for name, choices in (
         ("width", config.widths),
         ("scale_min", config.scale_mins),
-        ("global_batch", config.batches),
+        ("global_batch_size", config.batches),
     ):
         if choices:
             trial.suggest_categorical(name, choices)
@@ -65,7 +65,7 @@ def base_point(config: TuneConfig) -> dict[str, Any]:
         ("lr_schedule", base.lr_schedule, base.lr_schedule in config.lr_schedules),
         ("width", base.model.width, base.model.width in config.widths),
         ("scale_min", base.model.scale_min, base.model.scale_min in config.scale_mins),
-        ("global_batch", base.global_batch, base.global_batch in config.batches),
+        ("global_batch_size", base.global_batch_size, base.global_batch_size in config.batches),
     )
     return {name: value for name, value, is_inside in candidates if is_inside}
 
@@ -87,7 +87,7 @@ def trial_config(config: TuneConfig, params: dict[str, Any], number: int, search
         lr=params["lr"],
         lr_schedule=params["lr_schedule"],
         lr_warmup_images=round(params.get("warmup_share", 0.0) * base.max_images),
-        global_batch=params.get("global_batch", base.global_batch),
+        global_batch_size=params.get("global_batch_size", base.global_batch_size),
         ema_images=base.ema_images or base.max_images // AVERAGE_SHARE,
         validate_images=base.validate_images or max(1, base.max_images // QUARTERS),
         name=f"trial-{number:04d}",

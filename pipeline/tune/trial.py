@@ -15,7 +15,7 @@ from irae.model import parameter_count
 from irae.registry import build
 from pipeline.config.train import TrainConfig
 from pipeline.runs.folder import BEST, CONFIG, Run
-from pipeline.train.distributed import Team, use_threads
+from pipeline.train.distributed import ProcessGroup, use_threads
 from pipeline.train.loop import train
 from pipeline.tune.config import TuneConfig
 from pipeline.tune.space import trial_config
@@ -80,7 +80,7 @@ def train_alone(config: TrainConfig, report: Any, threads: int) -> None:
     """One worker: this process."""
 
     use_threads(threads)
-    train(config, Team.alone(), report)
+    train(config, ProcessGroup.single_process(), report)
 
 
 def train_with_team(config: TrainConfig, report: Any) -> None:

@@ -89,7 +89,7 @@ class Cache:
         return mapped
 
     def _fetch(self, path: Path, size_bytes: int, fetch: Callable[[Path], None]) -> np.ndarray:
-        part = self._set_room_aside(path, size_bytes)
+        part = self._evict_lru_and_reserve(path, size_bytes)
         try:
             fetch(part / path.name)
             mapped = map_file(part / path.name)
@@ -99,7 +99,7 @@ class Cache:
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def _set_room_aside(self, path: Path, size_bytes: int) -> Path:
+    def _evict_lru_and_reserve(self, path: Path, size_bytes: int) -> Path:
         """Remove the least recently used files until this one fits; its folder counts as taken from now on."""
         self._remove_parts(path.name)
         with self._folder_lock():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sharding.order import SampleOrder, Slots, rank_slice
+from sharding.order import GlobalBatch, rank_slice
 from sharding.read.batch import Batch
 from sharding.read.reader import ShardReader
 
@@ -61,15 +61,40 @@ class Loader:
     delivered once, whatever the loops look like.
     """
 
-    def __init__(self, reader: ShardReader, order: SampleOrder, rank: int, world_size: int, state: ReaderState) -> None:
-        if not 0 <= rank < world_size <= order.global_batch:
+    def __init__(
+        self,
+        reader: ShardReader,
+        *,
+        global_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        state: ReaderState | None = None,
+        drop_last: bool = False,
+        shuffle_window_shards: int | None = None,
+        num_canonical_partitions: int = 1,
+    ) -> None:
+        """Resumes at `state`. See DeterministicSampler for what decides the order.
+
+        Raises ValueError when the state belongs to another data set or seed, or the cache is too small for the order.
+        """
+        if not 0 <= rank < world_size <= global_batch_size:
             raise ValueError(
-                f"rank {rank} of {world_size} cannot share a global batch of {order.global_batch}; ranks count from 0, "
+                f"rank {rank} of {world_size} cannot share a global batch of {global_batch_size}; ranks count from 0, "
                 "and each needs an image of every batch."
             )
+        order = reader.order(
+            seed,
+            global_batch_size,
+            drop_last=drop_last,
+            shuffle_window_shards=shuffle_window_shards,
+            num_canonical_partitions=num_canonical_partitions,
+        )
+        reader.check_cache_size(order, world_size)
+        state = state or ReaderState.begin(reader.dataset.sha256, seed)
         state.check(reader.dataset.sha256, order.seed)
         self.reader, self.order = reader, order
-        self._share = rank_slice(order.global_batch, rank, world_size)
+        self._share = rank_slice(global_batch_size, rank, world_size)
         self._images_seen = state.images_seen
         self._batches: Iterator[Batch] | None = None
 
@@ -87,7 +112,7 @@ class Loader:
         except BaseException:
             self._batches = None  # after an error the next call tries the same batch again
             raise
-        self._images_seen += self.order.global_batch
+        self._images_seen += self.order.global_batch_size
         return batch
 
     def state(self) -> ReaderState:
@@ -102,13 +127,13 @@ class Loader:
             self._batches = None
 
     def _endless(self) -> Iterator[Batch]:
-        asked: deque[Slots] = deque()
+        asked: deque[GlobalBatch] = deque()
 
         def index_lists() -> Iterator[Any]:
             seen = self._images_seen
             while True:
-                asked.append(self.order.slots(seen).part(self._share))
-                seen += self.order.global_batch
+                asked.append(self.order.global_batch_at(seen).part(self._share))
+                seen += self.order.global_batch_size
                 yield asked[-1].sample
 
         for batch in self.reader.batches(index_lists()):

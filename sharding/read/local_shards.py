@@ -12,7 +12,7 @@ from sharding.dataset import Dataset, Split
 from sharding.read.cache import Cache, map_file
 
 
-class ShardFiles:
+class LocalShards:
     """Opens shards by their index in the data set. The cache folder is only used for a store that is not local."""
 
     def __init__(self, dataset: Dataset, split: Split, cache: Path, cache_bytes: int | None) -> None:
@@ -66,7 +66,7 @@ class ShardFiles:
             f"the shard {self.dataset.store.url}/{info['name']} is missing or damaged (SHA-256 "
             f"{found[:12] if found else 'none'}, expected {info['sha256'][:12]}), and with it {len(keys)} samples: "
             f"{', '.join(keys[:3])}{', ...' * (len(keys) > 3)}; run the command that made the data set "
-            "again, with --deep: it redoes damaged shards."
+            "again, with --checksum: it redoes damaged shards."
         )
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 import numpy as np
 
 
-class Shards:
+class ShardPrefetcher:
     """Memory-mapped shards by index. `load` brings one; it runs in up to `threads` threads at a time.
 
     The threads are daemons and end when there is nothing to do: a download that hangs does not keep a process alive.

@@ -14,17 +14,15 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from sharding.dataset import Dataset
-from sharding.order import SampleOrder
+from sharding.order import DeterministicSampler
 from sharding.read.batch import Batch
 from sharding.read.fields import FieldReader, open_field
-from sharding.read.loader import Loader, ReaderState
-from sharding.read.local_shards import ShardFiles
-from sharding.read.prefetch import Shards
+from sharding.read.local_shards import LocalShards
+from sharding.read.prefetch import ShardPrefetcher
 
 FETCH_THREADS = 8
 LOOK_AHEAD_BATCHES = 256
@@ -56,11 +54,11 @@ class ShardReader:
         self.split = dataset.split(split)
         self.pin = _sees_gpu() if pin is None else pin
         self._fields: dict[str, FieldReader] = {name: open_field(dataset, self.split, name) for name in fields}
-        self._files = ShardFiles(dataset, self.split, cache, cache_bytes)
+        self._files = LocalShards(dataset, self.split, cache, cache_bytes)
         sizes = [dataset.shards[s]["bytes"] for s in np.unique(self.split.shard)]
         if self._files.limit_bytes:  # what is being fetched must not push out what is being read
             fetch_threads = max(1, min(fetch_threads, self._files.limit_bytes // (4 * max(sizes))))
-        self._shards = Shards(self._files.open, fetch_threads)
+        self._shards = ShardPrefetcher(self._files.open, fetch_threads)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -120,52 +118,40 @@ class ShardReader:
     def order(
         self,
         seed: int,
-        global_batch: int,
+        global_batch_size: int,
         *,
-        remainder: Literal["carry", "drop"] = "carry",
-        window_shards: int | None = None,
-        partitions: int = 1,
-    ) -> SampleOrder:
-        """The order of this split's samples; see SampleOrder."""
+        drop_last: bool = False,
+        shuffle_window_shards: int | None = None,
+        num_canonical_partitions: int = 1,
+    ) -> DeterministicSampler:
+        """The order of this split's samples; see DeterministicSampler."""
         shards, samples = np.unique(self.split.shard, return_counts=True)
         assert (np.diff(self.split.shard) >= 0).all(), "the samples of a shard lie together"
-        return SampleOrder(len(self), seed, global_batch, remainder, tuple(samples.tolist()), window_shards, partitions)
+        return DeterministicSampler(
+            len(self),
+            seed,
+            global_batch_size,
+            drop_last,
+            tuple(samples.tolist()),
+            shuffle_window_shards,
+            num_canonical_partitions,
+        )
 
-    def loader(
-        self,
-        *,
-        global_batch: int,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        state: ReaderState | None = None,
-        remainder: Literal["carry", "drop"] = "carry",
-        window_shards: int | None = None,
-        partitions: int = 1,
-    ) -> Loader:
-        """A rank's share of each global batch, epoch after epoch; it begins at `state`.
-
-        Raises ValueError when the state belongs to another data set or seed, or the cache is too small for the order.
-        """
-        order = self.order(seed, global_batch, remainder=remainder, window_shards=window_shards, partitions=partitions)
-        self._check_room(order, world_size)
-        return Loader(self, order, rank, world_size, state or ReaderState.begin(self.dataset.sha256, seed))
-
-    def _check_room(self, order: SampleOrder, world_size: int) -> None:
+    def check_cache_size(self, order: DeterministicSampler, world_size: int) -> None:
         """ValueError when shards would be fetched again and again, because too few of them fit the cache."""
         if self._files.limit_bytes is None:
             return
         sizes = [self.dataset.shards[s]["bytes"] for s in np.unique(self.split.shard)]
         needed = sum(sizes)
         if order.windowed:  # of each partition that this rank reads, one window while the next one is fetched
-            mine = max(1, order.partitions // world_size)
-            all_of_one = -(-len(sizes) // order.partitions) + 1
-            needed = min(needed, mine * max(sizes) * min(2 * (order.window_shards or len(sizes)), all_of_one))
+            mine = max(1, order.num_canonical_partitions // world_size)
+            all_of_one = -(-len(sizes) // order.num_canonical_partitions) + 1
+            needed = min(needed, mine * max(sizes) * min(2 * (order.shuffle_window_shards or len(sizes)), all_of_one))
         if needed > self._files.limit_bytes:
             raise ValueError(
                 f"reading the split {self.split.name!r} in this order needs {needed:,} bytes of cache, but it may "
                 f"hold {self._files.limit_bytes:,}; raise IRAE_CACHE_BYTES, free some of the "
-                "disk, or read in windows of few shards (window_shards)."
+                "disk, or read in windows of few shards (shuffle_window_shards)."
             )
 
     def _look_ahead(self, index_lists: Iterable[Indices]) -> Iterator[Indices]:

@@ -200,7 +200,7 @@ def hash_split(key: str) -> str:
     return "train" if share < 0.9 else "val" if share < 0.95 else "test"
 
 
-def hold_out(images: Iterable[SourceImage]) -> list[SourceImage]:
+def split_off_val(images: Iterable[SourceImage]) -> list[SourceImage]:
     """For splits without val, which training needs: the same images, a tenth of train as val, by the key alone."""
     return [
         replace(image, split="val") if image.split == "train" and _hash_share(image.key) < 0.1 else image

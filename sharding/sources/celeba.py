@@ -18,12 +18,12 @@ from sharding.sources import (
     check_size,
     find_below,
     hash_split,
-    hold_out,
     image_names,
     read_file,
     read_table,
     safe_key,
     some,
+    split_off_val,
 )
 from sharding.write.decode import crop_resize, decode_rgb
 
@@ -99,7 +99,7 @@ class CelebaHq:
             splits = self._official_splits(files)
         below = folder.relative_to(self.root)
         images = sorted(SourceImage(safe_key(file), (below / file).as_posix(), splits[file]) for file in files)
-        return hold_out(images) if self._rule() == "released" else images
+        return split_off_val(images) if self._rule() == "released" else images
 
     def read(self, image: SourceImage) -> bytes:
         return read_file(self.root, image.file)

@@ -16,12 +16,12 @@ from sharding.sources import (
     check_listed,
     check_size,
     find_below,
-    hold_out,
     image_names,
     read_file,
     read_table,
     safe_key,
     some,
+    split_off_val,
 )
 from sharding.write.decode import crop_resize, decode_rgb
 
@@ -57,7 +57,7 @@ class Cub:
             SourceImage(safe_key(file), f"images/{file}", "train" if is_train[i] == 1 else "test", labels[i])
             for i, file in files.items()
         ]
-        return sorted(hold_out(images))
+        return sorted(split_off_val(images))
 
     def read(self, image: SourceImage) -> bytes:
         return read_file(self._base(), image.file)

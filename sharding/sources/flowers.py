@@ -15,10 +15,10 @@ from sharding.sources import (
     check_listed,
     check_size,
     find_below,
-    hold_out,
     image_names,
     read_file,
     safe_key,
+    split_off_val,
 )
 from sharding.write.decode import crop_resize, decode_rgb
 
@@ -66,7 +66,7 @@ class Flowers:
             for name, members in sets.items()
             for number in members
         ]
-        return sorted(hold_out(images) if self.split == "released" else images)
+        return sorted(split_off_val(images) if self.split == "released" else images)
 
     def read(self, image: SourceImage) -> bytes:
         return read_file(self.root, image.file)

@@ -25,14 +25,14 @@ from sharding.write.decode import BadImage
 from sharding.write.degrade import Degradation, Field, npy_bytes
 from sharding.write.plan import ShardPlan
 
-PARTS = "parts/"
+RECORDS = "parts/"
 """Where finished shards' rows lie until the manifest is written."""
 MOST_READERS, READ_BATCH = 8, 8
 """Threads that read files ahead, and how many files each takes at once."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SampleSpec:
     """What is stored of each image, apart from where it comes from."""
 
     degradations: tuple[Degradation, ...] = ()
@@ -46,7 +46,7 @@ class Recipe:
 
 
 @dataclass
-class Part:
+class ShardRecord:
     """A finished shard: its checksums, a row for each sample, and the images that could not be used, with reasons."""
 
     name: str
@@ -70,30 +70,30 @@ class Part:
         return json.dumps(vars(self)).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Part:
+    def from_bytes(cls, data: bytes) -> ShardRecord:
         return cls(**json.loads(data))
 
 
 def pack_shard(
     source: Source,
     plan: ShardPlan,
-    recipe: Recipe,
+    spec: SampleSpec,
     store: Storage,
     expected_sha256: str | None = None,
     check_still_ours: Callable[[], None] = lambda: None,
-) -> Part:
+) -> ShardRecord:
     """`build_shard`, then `put_shard`: one shard is in memory."""
-    content, part = build_shard(source, plan, recipe)
+    content, part = build_shard(source, plan, spec)
     return put_shard(content, part, store, expected_sha256, check_still_ours)
 
 
 def put_shard(
     content: bytes | memoryview,
-    part: Part,
+    part: ShardRecord,
     store: Storage,
     expected_sha256: str | None = None,
     check_still_ours: Callable[[], None] = lambda: None,
-) -> Part:
+) -> ShardRecord:
     """Put the shard on the store, then its part, now with the checksum: a shard without a part counts as not there.
 
     `check_still_ours` is called just before. Raises ValueError, and puts nothing, when the shard should have
@@ -108,26 +108,28 @@ def put_shard(
         )
     check_still_ours()
     store.put(part.name, content, part.sha256)
-    store.put(part_name(part.name), part.to_bytes())
+    store.put(record_name(part.name), part.to_bytes())
     return part
 
 
-def part_name(shard_name: str) -> str:
+def record_name(shard_name: str) -> str:
     """Where the rows of a finished shard are kept."""
-    return f"{PARTS}{shard_name}.json"
+    return f"{RECORDS}{shard_name}.json"
 
 
-def build_shard(source: Source, plan: ShardPlan, recipe: Recipe, tar: Tar | None = None) -> tuple[memoryview, Part]:
+def build_shard(
+    source: Source, plan: ShardPlan, spec: SampleSpec, tar: Tar | None = None
+) -> tuple[memoryview, ShardRecord]:
     """The shard's bytes, and its part, yet without its checksum. ValueError when an image cannot be read.
 
     The bytes lie in `tar`, which may have served before, or in a new one.
     """
-    part = Part(plan.name, plan.split)
+    part = ShardRecord(plan.name, plan.split)
     tar = tar or Tar()
     tar.clear()
     for image, data, source_sha256 in read_ahead(source, plan.images):
         try:
-            fields = image_fields(source, image, data, recipe)
+            fields = image_fields(source, image, data, spec)
         except BadImage as error:
             part.bad.append({"key": image.key, "file": image.file, "reason": str(error)})
             continue
@@ -166,10 +168,10 @@ def _read(source: Source, image: SourceImage) -> tuple[SourceImage, bytes, str]:
         ) from error
 
 
-def image_fields(source: Source, image: SourceImage, data: bytes, recipe: Recipe) -> list[Field]:
+def image_fields(source: Source, image: SourceImage, data: bytes, spec: SampleSpec) -> list[Field]:
     """The clean pixels first, then each degradation of them."""
-    clean = quantise(source.pixels(image, data), recipe.bits)
-    degraded = [degradation.apply(clean, image.key, recipe.seed) for degradation in recipe.degradations]
+    clean = quantise(source.pixels(image, data), spec.bits)
+    degraded = [degradation.apply(clean, image.key, spec.seed) for degradation in spec.degradations]
     return [Field("clean", "npy", npy_bytes(clean)), *degraded]
 
 

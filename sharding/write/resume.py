@@ -11,7 +11,7 @@ from infra.storage import Storage
 from sharding.dataset import DATASET, MANIFEST, Dataset
 from sharding.sources import SPLITS
 from sharding.verify import shard_problem
-from sharding.write.pack import PARTS, Part, part_name
+from sharding.write.pack import RECORDS, ShardRecord, record_name
 from sharding.write.plan import Plan, ShardPlan
 
 PLAN, QUARANTINE = "plan.json", "quarantine.json"
@@ -20,7 +20,7 @@ METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
-class Kept:
+class ResumeState:
     """What a run finds of its own data set."""
 
     info: dict[str, Any] | None = None
@@ -31,7 +31,7 @@ class Kept:
     """Shards that are missing or damaged."""
 
 
-def claim(store: Storage, plan: Plan, encoders: Mapping[str, Any], overwrite: bool) -> None:
+def reserve_destination(store: Storage, plan: Plan, encoders: Mapping[str, Any], overwrite: bool) -> None:
     """Make the place this plan's. ValueError when it holds another data set, unless that is to be overwritten.
 
     For the holder of the place's lock.
@@ -67,12 +67,12 @@ def clear(store: Storage) -> None:
     """Delete a data set, dataset.json first and plan.json last; files that are not a data set's stay."""
     store.delete(DATASET)
     for entry in store.list():
-        if _is_shard(entry.name) or entry.name in (MANIFEST, QUARANTINE, METRICS) or entry.name.startswith(PARTS):
+        if _is_shard(entry.name) or entry.name in (MANIFEST, QUARANTINE, METRICS) or entry.name.startswith(RECORDS):
             store.delete(entry.name)
     store.delete(PLAN)
 
 
-def kept(store: Storage, plan: Plan, deep: bool = False) -> Kept:
+def find_finished_shards(store: Storage, plan: Plan, deep: bool = False) -> ResumeState:
     """Compare what is there with the plan: sizes and the store's checksums, or (deep) every byte."""
     info = _read_json(store, DATASET)
     if info is None or info.get("plan_sha256") != plan.sha256:
@@ -80,22 +80,22 @@ def kept(store: Storage, plan: Plan, deep: bool = False) -> Kept:
     try:
         Dataset.open(store)
     except ValueError:  # the manifest is damaged: only all shards together can give a new one
-        return Kept(sha256={shard["name"]: shard["sha256"] for shard in info["shards"]}, todo=plan.shards)
+        return ResumeState(sha256={shard["name"]: shard["sha256"] for shard in info["shards"]}, todo=plan.shards)
     published = {shard["name"]: shard for shard in info["shards"]}
     todo = tuple(shard for shard in plan.shards if shard_problem(store, published[shard.name], deep))
-    return Kept(info, {name: shard["sha256"] for name, shard in published.items()}, todo)
+    return ResumeState(info, {name: shard["sha256"] for name, shard in published.items()}, todo)
 
 
-def _unfinished(store: Storage, plan: Plan, deep: bool) -> Kept:
-    there = {entry.name for entry in store.list(PARTS)}
-    todo = (s for s in plan.shards if part_name(s.name) not in there or not _is_finished(store, s, deep))
-    return Kept(todo=tuple(todo))
+def _unfinished(store: Storage, plan: Plan, deep: bool) -> ResumeState:
+    there = {entry.name for entry in store.list(RECORDS)}
+    todo = (s for s in plan.shards if record_name(s.name) not in there or not _is_finished(store, s, deep))
+    return ResumeState(todo=tuple(todo))
 
 
 def _is_finished(store: Storage, shard: ShardPlan, deep: bool) -> bool:
     """Whether an interrupted run left the shard whole on the store, with no image unusable."""
     try:
-        part = Part.from_bytes(store.get(part_name(shard.name)))
+        part = ShardRecord.from_bytes(store.get(record_name(shard.name)))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return False
     return not part.bad and shard_problem(store, part.summary(), deep) is None

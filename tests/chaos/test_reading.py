@@ -24,13 +24,14 @@ from infra.storage import StorageError, open_storage, s3_download
 from infra.storage import s3 as s3_storage
 from irae.config import IRAEConfig
 from pipeline.config.train import TrainConfig
-from pipeline.train.distributed import Team
-from sharding import Dataset, ShardReader
+from pipeline.train.distributed import ProcessGroup
+from sharding import Dataset, Loader, ShardReader
 from tests.sharding.test_reader import build, files_in, upload
+from tests.support import ROOT
 from tests.support.fault_proxy import FAULTS, FaultProxy
 from tests.support.reading_worker import GLOBAL_BATCH, make_loader, read_state
 
-WORKER = Path(__file__).parent / "reading_worker.py"
+WORKER = ROOT / "tests" / "support" / "reading_worker.py"
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +181,13 @@ def read_under_faults(data: Dataset, s3_server: LocalS3, folder: Path, faults: i
     limit = 12 * max(shard["bytes"] for shard in data.shards)
     with FaultProxy(s3_server.endpoint, seed=faults, spoils=is_shard) as proxy:
         set_env("AWS_ENDPOINT_URL", proxy.endpoint)
-        loader = ShardReader(data, "train", folder / "few", cache_bytes=limit).loader(global_batch=20, window_shards=2)
+        loader = Loader(
+            ShardReader(data, "train", folder / "few", cache_bytes=limit), global_batch_size=20, shuffle_window_shards=2
+        )
         compared = 0
         while proxy.injected.total() < faults:
             batch = loader.next()
-            expected = loader.order.slots(20 * compared).sample
+            expected = loader.order.global_batch_at(20 * compared).sample
             assert batch.keys == [whole.keys[i] for i in expected]
             assert np.array_equal(batch.clean, whole.clean[expected])
             compared += 1
@@ -279,14 +282,14 @@ def train_rank(rank: int, config: TrainConfig, folder: Path, environment: dict[s
     from infra.storage import retry as patience
     from pipeline.train.loop import train
 
-    patience.PATIENCE_S = 2.0
+    patience.RETRY_DEADLINE_S = 2.0
     os.environ |= environment | {"IRAE_CACHE": str(folder / f"cache{rank}")}
     s3_download.STALL_S, s3_download.ATTEMPT_S, s3_storage._DOWNLOAD["read_timeout"] = 3.0, 1.0, 1
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     result = "no error"
     try:
-        train(config, Team.current(torch.device("cpu")), lambda row: None)
+        train(config, ProcessGroup.current(torch.device("cpu")), lambda row: None)
     except ValueError as error:
         result = f"{type(error).__name__}: {error}"
     (folder / f"{rank}.json").write_text(json.dumps(result))
@@ -313,13 +316,15 @@ def test_a_silent_store_of_one_rank_ends_all_ranks(
     """Before the first step, in the middle, and in validation."""
     build(s3_url, train=64, per_shard=4)
     model = IRAEConfig(K=1, L=2, width=8)
-    config = TrainConfig(data=s3_url, out=str(tmp_path / "run"), model=model, global_batch=8, max_images=400, ray=False)
+    config = TrainConfig(
+        data=s3_url, out=str(tmp_path / "run"), model=model, global_batch_size=8, max_images=400, ray=False
+    )
     requests = itertools.count()
     spoils: Callable[[str, str], bool] = lambda m, path: f"/{part}-" in path and next(requests) >= passed  # noqa: E731
     with FaultProxy(s3_server.endpoint, kinds=["silent"], share=1.0, spoils=spoils) as proxy:
         well, ill = train_two(config, tmp_path, proxy.endpoint)
     assert re.search(rf"rank 1 of 2: .*{part}-000\d\d\.tar.*stopped at byte 0 .*last answer was ReadTimeout", ill)
-    assert well.startswith("OtherWorkerFailed")
+    assert well.startswith("PeerFailedError")
 
 
 # ---- for a long time
@@ -329,7 +334,7 @@ def check_soak(data: Dataset, folder: Path, epochs: int) -> None:
     """Epoch after epoch with a cache of less than half the data set: memory, files and handles stay as they are."""
     limit = 8 * max(shard["bytes"] for shard in data.shards)
     reader = ShardReader(data, "train", folder, cache_bytes=limit)
-    loader = reader.loader(global_batch=20, window_shards=2)
+    loader = Loader(reader, global_batch_size=20, shuffle_window_shards=2)
     kilobytes, handles = [], []
     for _ in range(epochs):
         for batch in loader:

@@ -115,7 +115,7 @@ def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[st
     """A submitted `--nodes 4` brings four spot workers; one is taken back by AWS in the middle and another comes."""
     step("train")
     options = (
-        "--name faces --preset laptop --K 2 --L 2 --width 16 --global-batch 24 --sigma-255 25 "
+        "--name faces --preset laptop --K 2 --L 2 --width 16 --global-batch-size 24 --sigma-255 25 "
         f"--max-images {IMAGES} --max-minutes 60 --checkpoint-minutes 0.1"
     )
     job = re.findall(r"raysubmit_\w+", launcher.run(f"{documented_submit()} {options}"))[0]

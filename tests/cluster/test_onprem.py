@@ -134,7 +134,7 @@ def train_while_a_machine_is_lost(hosts: Hosts) -> None:
     """A worker is powered off after the first checkpoint, in the middle of an epoch; the same command ends well."""
     command = (
         f"python -m pipeline.train --name faces --nodes 4 --preset laptop --K 2 --L 2 --width 16 "
-        f"--global-batch {BATCH} --max-images {IMAGES} --max-minutes 60 --checkpoint-minutes 0.05 --sigma-255 25"
+        f"--global-batch-size {BATCH} --max-images {IMAGES} --max-minutes 60 --checkpoint-minutes 0.05 --sigma-255 25"
     )
     results: list[subprocess.CompletedProcess[str]] = []
     training = threading.Thread(target=lambda: results.append(hosts.run("head", command, timeout_s=1500)))

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import ROOT
+
 boto3 = pytest.importorskip("boto3")
 moto_server = pytest.importorskip("moto.server")
 
@@ -19,7 +21,6 @@ from infra.aws.__main__ import main  # noqa: E402
 from infra.aws.cluster_file import read_cluster_file  # noqa: E402
 from infra.aws.policies import head_policy, worker_policy  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
 REGION = "us-west-2"
 ACCOUNT = "123456789012"
 SETUP = ["setup", "--bucket", "a-bucket", "--ssh-from", "203.0.113.7/32"]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
+
 INFRA = ROOT / "infra"
 CLUSTERS = [ROOT / "ray_cluster.yaml", INFRA / "onprem.yaml"]
 KUBERAY = sorted((INFRA / "kuberay").glob("*.yaml"))

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from infra.spot_notice import Notice, notice_file
+from infra.spot_notice import PreemptionNotice, notice_file
 from infra.storage import open_storage
 from irae.config import IRAEConfig
 from pipeline.config.train import TrainConfig
 from pipeline.guard import watch as guard
 from pipeline.guard.config import GuardConfig
 from pipeline.runs.folder import Run
-from pipeline.train.distributed import Team
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import Trainer
 from tests.support.datasets import make_dataset
 
@@ -31,10 +31,10 @@ def worker(rank: int, config: TrainConfig, folder: Path, noticed_step: int) -> N
         patch.setattr("tempfile.tempdir", str(machine))
         torch.set_num_threads(1)
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
-        trainer = Trainer(config, Team.current(torch.device("cpu")), lambda row: None)
+        trainer = Trainer(config, ProcessGroup.current(torch.device("cpu")), lambda row: None)
         if rank == 1:
             give_notice_before(trainer, noticed_step, patch)
-        trainer.synchronise()
+        trainer.broadcast_weights()
         trainer.train()
         torch.distributed.destroy_process_group()
 
@@ -58,7 +58,7 @@ def test_a_notice_to_one_machine_brings_a_checkpoint(tmp_path: Path) -> None:
         data=make_dataset(str(tmp_path / "data"), train=EPOCH),
         out=str(tmp_path / "run"),
         model=IRAEConfig(K=1, L=1, width=8),
-        global_batch=BATCH,
+        global_batch_size=BATCH,
         max_images=2 * EPOCH,
         checkpoint_minutes=60.0,
         keep_checkpoints=10,
@@ -78,8 +78,8 @@ def test_a_notice_to_one_machine_brings_a_checkpoint(tmp_path: Path) -> None:
 
 def test_the_notice_reaches_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    notice = Notice()
-    assert not notice.just_heard()
+    notice = PreemptionNotice()
+    assert not notice.poll()
     notice_file().touch()
-    assert notice.just_heard()
-    assert not notice.just_heard()  # one checkpoint is enough
+    assert notice.poll()
+    assert not notice.poll()  # one checkpoint is enough

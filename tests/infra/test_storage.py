@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.local_s3.server import LocalS3
-from infra.storage import Entry, Storage, StorageError, arrow_filesystem, check_name, join_url, open_storage
+from infra.storage import Entry, Storage, StorageError, check_name, join_url, open_storage
 
 SHARED_PLACE = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -263,15 +263,6 @@ def test_places_below_and_local_paths(store_url: str, tmp_path: Path) -> None:
             store.list(prefix)
         with pytest.raises(StorageError, match="cannot name a file"):
             store.folders(prefix)
-
-
-def test_arrow_reaches_the_same_place(store_url: str) -> None:
-    pytest.importorskip("pyarrow")
-    filesystem, path = arrow_filesystem(store_url)
-    open_storage(store_url).put("file", b"content")
-    with pickle.loads(pickle.dumps(filesystem)).open_input_stream(f"{path}/file") as stream:
-        assert stream.read() == b"content"
-    assert os.environ.get("AWS_SECRET_ACCESS_KEY", "no secret").encode() not in pickle.dumps(filesystem)
 
 
 def test_a_folder_ends_with_its_last_file(tmp_path: Path) -> None:

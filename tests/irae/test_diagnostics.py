@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from irae.config import IRAEConfig
-from irae.diagnostics import condition_number, smallest_scale
+from irae.diagnostics import condition_number, min_coupling_scale
+from irae.layers import coupling_scale
 from irae.model import IRAE
-from irae.steps import FlowStep, coupling_scale
+from irae.steps import FlowStep
 
 FORMS = [("direct", "identity", 0.5), ("inverse", "random", 0.0)]
 
@@ -28,12 +29,12 @@ def test_the_smallest_scale_is_found_in_any_step(form: tuple[str, str, float], p
     model, steps = model_of(form)
     images = torch.rand(2, 3, 8, 8)
     untrained = coupling_scale(torch.zeros(()), form[2]).item()
-    assert smallest_scale(model, images) == pytest.approx(untrained)
+    assert min_coupling_scale(model, images) == pytest.approx(untrained)
     bias = steps[place].coupling.conv_out.bias
     assert bias is not None
     with torch.no_grad():
         bias[1] = -3.0  # the raw scale of the first channel
-    assert smallest_scale(model, images) == pytest.approx(coupling_scale(torch.tensor(-3.0), form[2]).item())
+    assert min_coupling_scale(model, images) == pytest.approx(coupling_scale(torch.tensor(-3.0), form[2]).item())
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from irae.ema import WeightAverage
+from irae.ema import EMA
 
 BATCH, HORIZON = 10, 1000.0
 
 
-def trained(steps: int) -> tuple[nn.Linear, WeightAverage, list[float]]:
+def trained(steps: int) -> tuple[nn.Linear, EMA, list[float]]:
     """A model whose weights walk about, its average, and the values that one weight had after each step."""
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    average, seen = WeightAverage(model, HORIZON), []
+    average, seen = EMA(model, HORIZON), []
     for step in range(1, steps + 1):
         with torch.no_grad():
             for p in model.parameters():

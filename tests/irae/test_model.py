@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irae.config import IRAEConfig
-from irae.diagnostics import largest_scale, round_trip_max_error
+from irae.diagnostics import largest_layer_gain, round_trip_max_error
 from irae.layers import ActNorm
 from irae.model import IRAE, parameter_count
 from irae.restorer import pad_to_multiple
@@ -138,7 +138,7 @@ def test_largest_scale_names_the_layer() -> None:
     model = IRAE(SMALL)
     with torch.no_grad():
         model.decoder.levels[1][0].coupling.norm_in.log_scale[3] = 9.0
-    assert largest_scale(model) == ("decoder.levels.1.0.coupling.norm_in", pytest.approx(8103.08, rel=1e-3))
+    assert largest_layer_gain(model) == ("decoder.levels.1.0.coupling.norm_in", pytest.approx(8103.08, rel=1e-3))
     with torch.no_grad():
         model.encoder.levels[0][1].conv.lower[2, 1] = float("nan")
-    assert largest_scale(model)[0] == "encoder.levels.0.1.conv"
+    assert largest_layer_gain(model)[0] == "encoder.levels.0.1.conv"

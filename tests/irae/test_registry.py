@@ -8,7 +8,7 @@ from torch import Tensor
 
 from irae.config import IRAEConfig
 from irae.model import on_device, parameter_count
-from irae.registry import SYSTEMS, build, side_multiple
+from irae.registry import MODELS, build, side_multiple
 from irae.restorer import Restorer
 
 SMALL = IRAEConfig(K=2, L=2, width=8)
@@ -28,12 +28,12 @@ COUNTS = {
 """irae, dncnn, ffdnet, unet, arcnn: the IRAE paper's. The others follow from their authors' tables of layers."""
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", MODELS)
 def test_parameter_counts(system: str) -> None:
     assert parameter_count(build(system, IRAEConfig(K=16, L=2))) == COUNTS[system]
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", MODELS)
 def test_any_size_is_restored(system: str) -> None:
     """Sides that fit nothing, also thinner than what must be added; the result is an image."""
     model = build(system, SMALL).eval()
@@ -76,7 +76,7 @@ def test_eight_images_are_learned_by_heart(system: str) -> None:
     assert losses[-1] < noise / 3, (losses[0], losses[-1], noise)
 
 
-@pytest.mark.parametrize("system", sorted({*SYSTEMS} - {"irae"}))
+@pytest.mark.parametrize("system", sorted({*MODELS} - {"irae"}))
 def test_start_is_a_linear_map_of_each_pixel(system: str) -> None:
     """At no noise; `block`: pixels that a system joins to one place."""
     torch.manual_seed(0)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from irae.config import IRAEConfig
+from irae.layers import inverted
 from irae.model import IRAE
 from irae.reversible import Affine
-from irae.steps import FlowStep, GenerativeStep, StepShape, inverted
+from irae.steps import FlowStep, GenerativeStep, StepShape
 from tests.support.bijections import perturb
 
 FORMS = [(decoder, scale_min) for decoder in ("inverse", "direct") for scale_min in (0.0, 0.5)]

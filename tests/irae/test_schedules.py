@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from irae import schedules
-from irae.schedules import PaperSchedule, PlannedSchedule
+from irae.schedules import BudgetSchedule, PaperSchedule
 
 
 def test_without_any_gain_after_the_first_epoch() -> None:
@@ -53,7 +53,7 @@ def test_resumes_from_its_state(cut: int) -> None:
 
 
 def rates(shape: Callable[[float], float]) -> list[float]:
-    schedule = PlannedSchedule(2.0, shape)
+    schedule = BudgetSchedule(2.0, shape)
     return [schedule.rate(share / 100) for share in range(-10, 121)]
 
 

@@ -30,7 +30,7 @@ def test_an_interrupt_that_a_library_swallows_ends_the_command_all_the_same(caps
                 line.update(piece)
         raise AssertionError("it went on to its end")
 
-    assert cli.guarded(action) == 130
+    assert cli.exit_code_of(action) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 
 
@@ -38,5 +38,5 @@ def test_error_of_a_user_is_printed_line_by_line(capsys: pytest.CaptureFixture[s
     def action() -> None:
         raise ValueError("first.\nsecond.")
 
-    assert cli.guarded(action) == 2
+    assert cli.exit_code_of(action) == 2
     assert capsys.readouterr().err == "error: first.\nerror: second.\n"

@@ -16,8 +16,9 @@ from PIL import Image
 
 from infra.storage import open_storage
 from pipeline.runs.folder import Run
+from tests.support import ROOT
 
-SMALL = ("--K", "2", "--width", "8", "--global-batch", "8", "--precision", "float32")
+SMALL = ("--K", "2", "--width", "8", "--global-batch-size", "8", "--precision", "float32")
 
 
 def run(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -139,7 +140,7 @@ def test_user_errors_are_sentences(arguments: tuple[str, ...], sentence: str, tm
         cwd=tmp_path,
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONPATH": str(ROOT),
             "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
             "AWS_ACCESS_KEY_ID": "x",
             "AWS_SECRET_ACCESS_KEY": "secret-of-mine",

@@ -11,7 +11,6 @@ import pytest
 import scipy.io
 import torch
 from PIL import Image
-from pipeline.published_config import PublishedConfig
 from torch import nn
 
 from irae.config import IRAEConfig
@@ -19,7 +18,7 @@ from irae.metrics import psnr_db
 from irae.noise import awgn, sample_seeds
 from irae.registry import build
 from irae.restorer import Restorer
-from pipeline.published import main, pixels_by_rows, read_convolutions, read_published
+from pipeline.published import PublishedConfig, main, pixels_by_rows, read_convolutions, read_published
 from pipeline.runs.load import load_trained
 
 

@@ -13,10 +13,10 @@ import pytest
 from infra.storage import open_storage
 from sharding.dataset import DATASET, MANIFEST, Dataset, publish
 from sharding.write.degrade import parse_degradations
-from sharding.write.pack import Recipe, pack_shard
+from sharding.write.pack import SampleSpec, pack_shard
 from tests.support.sharding import contents, make_small, small_plan, small_source
 
-RECIPE = Recipe(tuple(parse_degradations(["jpeg:10", "mask:box"])))
+RECIPE = SampleSpec(tuple(parse_degradations(["jpeg:10", "mask:box"])))
 
 
 def test_a_data_set_tells_its_splits_fields_and_labels(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_data_set_tells_its_splits_fields_and_labels(tmp_path: Path) -> None:
 
 def test_an_empty_split_is_named_with_the_full_ones(tmp_path: Path) -> None:
     store = open_storage(tmp_path)
-    make_small(store, Recipe(), small_source(count_val=0))
+    make_small(store, SampleSpec(), small_source(count_val=0))
     with pytest.raises(ValueError, match=re.escape("has no 'val' split; it has train (20), test (4)")):
         Dataset.open(store).split("val")
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
 
 def test_a_command_that_ends_right_after_opening_a_data_set_ends_well(tmp_path: Path) -> None:
     """Arrow reading from a Python file aborted one in seven of them, as its threads outlived the interpreter."""
-    make_small(open_storage(tmp_path), Recipe())
+    make_small(open_storage(tmp_path), SampleSpec())
     code = "import sys; from infra.storage import open_storage; from sharding.dataset import Dataset; "
     code += "Dataset.open(open_storage(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path)]

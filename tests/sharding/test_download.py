@@ -29,6 +29,7 @@ import sharding.download.over_http
 from sharding.download import download
 from sharding.download.archives import ARCHIVES, Archive
 from sharding.sources import open_source
+from tests.support import ROOT
 
 HTML = b"<!DOCTYPE html><html><body>Too many users have viewed this file recently.</body></html>"
 
@@ -323,7 +324,7 @@ download("blob", Path(folder), table={"blob": (Archive(name, url, int(size), md5
 def test_a_killed_download_is_resumed_and_a_second_one_refused(site: Site, blob: dict, tmp_path: Path) -> None:
     archive, site.gap_s = blob["blob"][0], 0.1
     arguments = [archive.name, archive.url, str(archive.size_bytes), archive.md5, str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], cwd=Path(__file__).parent.parent)
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], cwd=ROOT)
     part = tmp_path / "blob.bin.part"
     while process.poll() is None and not (part.exists() and part.stat().st_size >= 8192):
         time.sleep(0.01)

@@ -9,37 +9,39 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharding.order import SampleOrder, epoch_order, padded_share, rank_slice
+from sharding.order import DeterministicSampler, epoch_order, padded_rank_indices, rank_slice
 
 PROPERTIES = settings(max_examples=150, deadline=None)
 
 
 @st.composite
-def orders(draw: st.DrawFn) -> SampleOrder:
+def orders(draw: st.DrawFn) -> DeterministicSampler:
     """Any order: some windowed, some not."""
     shards = draw(st.lists(st.integers(1, 40), min_size=1, max_size=20).map(tuple))
-    partitions = draw(st.sampled_from([1, 1, 2, 3, 4, 8]))
-    global_batch = partitions * draw(st.integers(1, 24))
-    remainder = "drop" if global_batch <= sum(shards) and draw(st.booleans()) else "carry"
+    num_canonical_partitions = draw(st.sampled_from([1, 1, 2, 3, 4, 8]))
+    global_batch_size = num_canonical_partitions * draw(st.integers(1, 24))
+    drop_last = global_batch_size <= sum(shards) and draw(st.booleans())
     window = draw(st.none() | st.integers(1, 22))
-    return SampleOrder(sum(shards), draw(st.integers(0, 99)), global_batch, remainder, shards, window, partitions)
+    return DeterministicSampler(
+        sum(shards), draw(st.integers(0, 99)), global_batch_size, drop_last, shards, window, num_canonical_partitions
+    )
 
 
-def steps(order: SampleOrder, start: int, count: int, world_size: int) -> list[list[np.ndarray]]:
+def steps(order: DeterministicSampler, start: int, count: int, world_size: int) -> list[list[np.ndarray]]:
     """For each step, what each rank reads."""
-    shares = [rank_slice(order.global_batch, rank, world_size) for rank in range(world_size)]
-    seen = [start + step * order.global_batch for step in range(count)]
-    return [[order.slots(s).part(share).sample for share in shares] for s in seen]
+    shares = [rank_slice(order.global_batch_size, rank, world_size) for rank in range(world_size)]
+    seen = [start + step * order.global_batch_size for step in range(count)]
+    return [[order.global_batch_at(s).part(share).sample for share in shares] for s in seen]
 
 
 @PROPERTIES
 @given(orders(), st.integers(1, 64), st.integers(1, 64), st.integers(0, 200))
 def test_global_batches_are_the_same_for_every_world_size(
-    order: SampleOrder, before: int, after: int, restart: int
+    order: DeterministicSampler, before: int, after: int, restart: int
 ) -> None:
     whole = [np.concatenate(step) for step in steps(order, 0, 12, 1)]
     stop = restart % 12
-    parts = steps(order, 0, stop, before) + steps(order, stop * order.global_batch, 12 - stop, after)
+    parts = steps(order, 0, stop, before) + steps(order, stop * order.global_batch_size, 12 - stop, after)
     for expected, shares in zip(whole, parts, strict=True):
         assert np.array_equal(np.concatenate(shares), expected)
         sizes = [len(share) for share in shares]
@@ -48,46 +50,46 @@ def test_global_batches_are_the_same_for_every_world_size(
 
 @PROPERTIES
 @given(orders(), st.integers(1, 64), st.integers(0, 3))
-def test_every_sample_once_an_epoch_over_all_ranks(order: SampleOrder, world_size: int, epoch: int) -> None:
+def test_every_sample_once_an_epoch_over_all_ranks(order: DeterministicSampler, world_size: int, epoch: int) -> None:
     first, end = epoch * order.images_per_epoch, (epoch + 1) * order.images_per_epoch
-    start = first // order.global_batch * order.global_batch
+    start = first // order.global_batch_size * order.global_batch_size
     counts: Counter[int] = Counter()
-    for seen in range(start, end, order.global_batch):
-        slots = order.slots(seen)
+    for seen in range(start, end, order.global_batch_size):
+        global_batch_at = order.global_batch_at(seen)
         for rank in range(world_size):
-            mine = slots.part(rank_slice(order.global_batch, rank, world_size))
+            mine = global_batch_at.part(rank_slice(order.global_batch_size, rank, world_size))
             counts.update(mine.sample[mine.epoch == epoch].tolist())
     assert set(counts.values()) == {1}
     assert len(counts) == order.samples - order.dropped_per_epoch
-    if order.remainder == "carry":
+    if not order.drop_last:
         assert sorted(counts) == list(range(order.samples))
     else:
-        assert order.images_per_epoch % order.global_batch == 0
+        assert order.images_per_epoch % order.global_batch_size == 0
 
 
 @PROPERTIES
 @given(orders().filter(lambda order: order.windowed), st.integers(0, 3))
-def test_a_partition_keeps_to_its_windows(order: SampleOrder, epoch: int) -> None:
+def test_a_partition_keeps_to_its_windows(order: DeterministicSampler, epoch: int) -> None:
     shard_of = np.repeat(np.arange(len(order.shards)), order.shards)
     samples = epoch_order(order, epoch)
-    slot = (epoch * order.images_per_epoch + np.arange(len(samples))) % order.global_batch
+    slot = (epoch * order.images_per_epoch + np.arange(len(samples))) % order.global_batch_size
     read_by: list[set[int]] = []
-    for partition in range(order.partitions):
-        mine = shard_of[samples[slot * order.partitions // order.global_batch == partition]]
+    for partition in range(order.num_canonical_partitions):
+        mine = shard_of[samples[slot * order.num_canonical_partitions // order.global_batch_size == partition]]
         read_by.append(set(mine.tolist()))
         # A shard whose samples have all been read never comes back: in use at a time are at most a window's.
         first = {s: np.flatnonzero(mine == s)[0] for s in read_by[-1]}
         last = {s: np.flatnonzero(mine == s)[-1] for s in read_by[-1]}
         in_use = [sum(first[s] <= i <= last[s] for s in read_by[-1]) for i in range(len(mine))]
-        assert max(in_use, default=0) <= (order.window_shards or len(order.shards))
+        assert max(in_use, default=0) <= (order.shuffle_window_shards or len(order.shards))
     # Only the shards at the cuts are read twice, so that each partition fetches its share of the bytes.
-    assert sum(map(len, read_by)) <= len(order.shards) + order.partitions - 1
+    assert sum(map(len, read_by)) <= len(order.shards) + order.num_canonical_partitions - 1
 
 
 @PROPERTIES
 @given(st.integers(1, 300), st.integers(1, 64))
 def test_validation_uses_each_sample_once_in_equal_shares(count: int, world_size: int) -> None:
-    shares = [padded_share(count, rank, world_size) for rank in range(world_size)]
+    shares = [padded_rank_indices(count, rank, world_size) for rank in range(world_size)]
     assert len({len(indices) for indices, _ in shares}) == 1
     assert np.concatenate([indices[real] for indices, real in shares]).tolist() == list(range(count))
     assert all(indices.max() < count for indices, _ in shares)
@@ -96,14 +98,14 @@ def test_validation_uses_each_sample_once_in_equal_shares(count: int, world_size
 def test_epochs_and_seeds_differ() -> None:
     for window in (None, 3):
         shards = (50,) * 20
-        orders = [SampleOrder(1000, seed, 100, "carry", shards, window) for seed in (0, 1)]
+        orders = [DeterministicSampler(1000, seed, 100, "carry", shards, window) for seed in (0, 1)]
         found = [epoch_order(order, epoch) for order in orders for epoch in (0, 1)]
         for i, a in enumerate(found):
             assert all((a != b).mean() > 0.9 for b in found[:i])
 
 
 def test_every_place_of_the_default_order_is_equally_likely() -> None:
-    places = np.array([np.argsort(epoch_order(SampleOrder(20, 7, 5), epoch)) for epoch in range(2000)])
+    places = np.array([np.argsort(epoch_order(DeterministicSampler(20, 7, 5), epoch)) for epoch in range(2000)])
     counts = np.stack([np.bincount(places[:, sample], minlength=20) for sample in range(20)])
     chi_squared = ((counts - 100) ** 2 / 100).sum()
     assert chi_squared < 500, "361 degrees of freedom: above 500 once in a million seeds"
@@ -111,17 +113,17 @@ def test_every_place_of_the_default_order_is_equally_likely() -> None:
 
 def test_settings_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="larger than the split of 10 images"):
-        SampleOrder(10, 0, 11, "drop")
+        DeterministicSampler(10, 0, 11, "drop")
     with pytest.raises(ValueError, match="cannot be divided by 3 partitions"):
-        SampleOrder(10, 0, 4, shards=(10,), partitions=3)
+        DeterministicSampler(10, 0, 4, shards=(10,), num_canonical_partitions=3)
     with pytest.raises(ValueError, match="must be at least 1"):
-        SampleOrder(10, 0, 0)
+        DeterministicSampler(10, 0, 0)
 
 
 def test_the_choice_about_the_rest_is_said() -> None:
-    assert SampleOrder(10, 0, 4).describe() == (
+    assert DeterministicSampler(10, 0, 4).describe() == (
         "10 images an epoch in batches of 4, the rest of 2 carries over into the next epoch"
     )
-    assert "8 images an epoch" in SampleOrder(10, 0, 4, "drop").describe()
-    assert "the rest of 2 is dropped" in SampleOrder(10, 0, 4, "drop").describe()
-    assert "windows of 2 shards" in SampleOrder(10, 0, 4, shards=(5, 5), window_shards=2).describe()
+    assert "8 images an epoch" in DeterministicSampler(10, 0, 4, "drop").describe()
+    assert "the rest of 2 is dropped" in DeterministicSampler(10, 0, 4, "drop").describe()
+    assert "windows of 2 shards" in DeterministicSampler(10, 0, 4, shards=(5, 5), shuffle_window_shards=2).describe()

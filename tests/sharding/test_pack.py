@@ -24,10 +24,10 @@ from sharding.sources import SourceImage
 from sharding.tar import Tar, tar_end, tar_header
 from sharding.write.decode import BadImage
 from sharding.write.degrade import parse_degradations
-from sharding.write.pack import Part, Recipe, build_shard, pack_shard, part_name, quantise
+from sharding.write.pack import SampleSpec, ShardRecord, build_shard, pack_shard, quantise, record_name
 from tests.support.sharding import make_small, small_plan, small_source
 
-RECIPE = Recipe(tuple(parse_degradations(["jpeg:10,90:444", "mask:box,brush"])))
+RECIPE = SampleSpec(tuple(parse_degradations(["jpeg:10,90:444", "mask:box,brush"])))
 
 
 @given(st.text("abcdefghij_/-.0123456789", min_size=1, max_size=100), st.integers(0, 8**11 - 1))
@@ -76,8 +76,8 @@ def test_the_same_input_gives_the_same_bytes_and_other_input_others(tmp_path: Pa
     part = pack_shard(source, shard, RECIPE, store)
     assert store.get(shard.name) == tar
     assert part.sha256 == hashlib.sha256(tar).hexdigest() and part.sha256 == store.sha256(shard.name)
-    assert Part.from_bytes(store.get(part_name(shard.name))) == part
-    for other in (Recipe(RECIPE.degradations, bits=5), Recipe(RECIPE.degradations, seed=1), Recipe()):
+    assert ShardRecord.from_bytes(store.get(record_name(shard.name))) == part
+    for other in (SampleSpec(RECIPE.degradations, bits=5), SampleSpec(RECIPE.degradations, seed=1), SampleSpec()):
         assert build_shard(source, shard, other)[0] != tar
 
 
@@ -197,7 +197,7 @@ def test_a_shard_that_comes_out_different_is_not_put(tmp_path: Path) -> None:
         raise ValueError("taken over")
 
     with pytest.raises(ValueError, match="taken over"):
-        pack_shard(source, shard, Recipe(), store, None, lost)
+        pack_shard(source, shard, SampleSpec(), store, None, lost)
     assert store.get(shard.name) == before
 
 

@@ -23,27 +23,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.storage import Storage, open_storage
-from sharding import Dataset, ReaderState, ShardReader
+from sharding import Dataset, Loader, ReaderState, ShardReader
 from sharding.dataset import publish
 from sharding.read.cache import Cache
 from sharding.sources.synthetic import Synthetic
 from sharding.write.degrade import parse_degradations
-from sharding.write.pack import Recipe, pack_shard
+from sharding.write.pack import SampleSpec, pack_shard
 from sharding.write.plan import make_plan
+from tests.support import ROOT
 
 FIELDS = ("clean", "jpeg10", "mask_box")
 SHARED_PLACE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-PAGE = Path(__file__).parent.parent / "docs" / "reading.md"
+PAGE = ROOT / "docs" / "reading.md"
 
 
 def build(url: str, train: int = 50, per_shard: int = 7, size: int = 16, degrade: tuple[str, ...] = ()) -> Dataset:
     """A data set with as many training images, in shards of `per_shard`."""
     source = Synthetic(count_train=train, count_val=5, count_test=0, size=size)
-    recipe = Recipe(degradations=tuple(parse_degradations(degrade)))
+    spec = SampleSpec(degradations=tuple(parse_degradations(degrade)))
     plan = make_plan(source.images(), {}, 0, per_shard)
     store = open_storage(url)
-    parts = [pack_shard(source, shard, recipe, store) for shard in plan.shards]
-    extensions = {"clean": "npy", **{d.name: "jpg" if d.kind == "jpeg" else "npy" for d in recipe.degradations}}
+    parts = [pack_shard(source, shard, spec, store) for shard in plan.shards]
+    extensions = {"clean": "npy", **{d.name: "jpg" if d.kind == "jpeg" else "npy" for d in spec.degradations}}
     publish(store, parts, {"name": "synthetic", "bits": 8, "image_size": size}, extensions)
     return Dataset.open(store)
 
@@ -138,7 +139,8 @@ def test_stock_webdataset_reads_the_same(local: Dataset) -> None:
 def keys_of(reader: ShardReader, world_size: int, state: ReaderState | None, steps: int, **options: Any) -> list[str]:
     """What all ranks together consume in some steps."""
     loaders = [
-        reader.loader(global_batch=12, rank=r, world_size=world_size, state=state, **options) for r in range(world_size)
+        Loader(reader, global_batch_size=12, rank=r, world_size=world_size, state=state, **options)
+        for r in range(world_size)
     ]
     keys = [key for _ in range(steps) for loader in loaders for key in loader.next().keys]
     for loader in loaders:
@@ -151,7 +153,7 @@ def keys_of(reader: ShardReader, world_size: int, state: ReaderState | None, ste
     st.integers(1, 12),
     st.integers(1, 12),
     st.integers(0, 9),
-    st.sampled_from([{}, {"remainder": "drop"}, {"window_shards": 2, "partitions": 4}]),
+    st.sampled_from([{}, {"drop_last": True}, {"shuffle_window_shards": 2, "num_canonical_partitions": 4}]),
 )
 def test_a_state_goes_on_at_any_world_size(
     local: Dataset, tmp_path: Path, before: int, after: int, steps: int, options: dict[str, Any]
@@ -159,7 +161,7 @@ def test_a_state_goes_on_at_any_world_size(
     reader = ShardReader(local, "train", tmp_path)
     whole = keys_of(reader, 1, None, 10, **options)
     assert keys_of(reader, before, None, steps, **options) == whole[: 12 * steps]
-    loader = reader.loader(global_batch=12, **options)
+    loader = Loader(reader, global_batch_size=12, **options)
     for _ in range(steps):
         loader.next()
     state = ReaderState.from_json(loader.state().to_json())
@@ -169,38 +171,38 @@ def test_a_state_goes_on_at_any_world_size(
 
 def test_a_for_loop_is_an_epoch(local: Dataset, tmp_path: Path) -> None:
     reader = ShardReader(local, "train", tmp_path)
-    loader = reader.loader(global_batch=12)
+    loader = Loader(reader, global_batch_size=12)
     epochs = [[batch for batch in loader] for _ in range(6)]
     assert [len(batches) for batches in epochs] == [5, 4, 4, 4, 4, 4], "300 images are 25 batches"
     assert loader.state().epoch == 6 and loader.state().images_seen == 300
     for epoch in range(6):
         keys = [k for b in itertools.chain(*epochs) for k, e in zip(b.keys, b.epoch, strict=True) if e == epoch]
         assert sorted(keys) == sorted(reader.split.keys)
-    dropping = reader.loader(global_batch=12, remainder="drop")
+    dropping = Loader(reader, global_batch_size=12, drop_last=True)
     assert [sum(len(b.keys) for b in dropping) for _ in range(3)] == [48, 48, 48]
 
 
 def test_a_loop_left_early_goes_on(local: Dataset, tmp_path: Path) -> None:
     reader = ShardReader(local, "train", tmp_path)
-    loader = reader.loader(global_batch=12)
+    loader = Loader(reader, global_batch_size=12)
     keys = [next(iter(loader)).keys for _ in range(3)]
     assert sum(keys, []) == keys_of(reader, 1, None, 3)
 
 
 def test_a_state_knows_its_data_set_and_seed(local: Dataset, tmp_path: Path) -> None:
-    state = ShardReader(local, "train", tmp_path).loader(global_batch=4, seed=3).state()
+    state = Loader(ShardReader(local, "train", tmp_path), global_batch_size=4, seed=3).state()
     shutil.copytree(local.store.url, tmp_path / "moved")
     moved = ShardReader(Dataset.open(open_storage(tmp_path / "moved")), "train", tmp_path)
-    moved.loader(global_batch=4, seed=3, state=state)
+    Loader(moved, global_batch_size=4, seed=3, state=state)
     with pytest.raises(ValueError, match=r"another seed \(3, here 4\)"):
-        moved.loader(global_batch=4, seed=4, state=state)
+        Loader(moved, global_batch_size=4, seed=4, state=state)
     other = ShardReader(build(str(tmp_path / "other"), train=20), "train", tmp_path)
     with pytest.raises(ValueError, match="another data set"):
-        other.loader(global_batch=4, seed=3, state=state)
+        Loader(other, global_batch_size=4, seed=3, state=state)
     with pytest.raises(ValueError, match="lacks seed"):
         ReaderState.from_json({k: v for k, v in state.to_json().items() if k != "seed"})
     with pytest.raises(ValueError, match="rank 5 of 5"):
-        moved.loader(global_batch=8, rank=5, world_size=5)
+        Loader(moved, global_batch_size=8, rank=5, world_size=5)
 
 
 def test_the_code_of_the_documentation(local: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,8 +237,8 @@ def test_a_small_cache_holds_its_limit_and_reads_all(local: Dataset, remote: Dat
     limit = 4 * shard_bytes(remote)
     assert limit < sum(s["bytes"] for s in remote.shards if s["split"] == "train")
     reader = ShardReader(remote, "train", tmp_path, cache_bytes=limit)
-    expected = ShardReader(local, "train", tmp_path).loader(global_batch=10, window_shards=2)
-    loader = reader.loader(global_batch=10, window_shards=2)
+    expected = Loader(ShardReader(local, "train", tmp_path), global_batch_size=10, shuffle_window_shards=2)
+    loader = Loader(reader, global_batch_size=10, shuffle_window_shards=2)
     for _ in range(20):
         batch, other = loader.next(), expected.next()
         assert batch.keys == other.keys and np.array_equal(batch.clean, other.clean)
@@ -246,8 +248,8 @@ def test_a_small_cache_holds_its_limit_and_reads_all(local: Dataset, remote: Dat
 
 def test_an_order_that_would_fetch_again_and_again_is_refused(remote: Dataset, tmp_path: Path) -> None:
     reader = ShardReader(remote, "train", tmp_path, cache_bytes=4 * shard_bytes(remote))
-    with pytest.raises(ValueError, match=r"needs [\d,]+ bytes of cache.*IRAE_CACHE_BYTES.*window_shards"):
-        reader.loader(global_batch=10)
+    with pytest.raises(ValueError, match=r"needs [\d,]+ bytes of cache.*IRAE_CACHE_BYTES.*shuffle_window_shards"):
+        Loader(reader, global_batch_size=10)
     small = ShardReader(remote, "train", tmp_path / "b", cache_bytes=1000)
     with pytest.raises(ValueError, match="may hold 1,000 bytes, but one file has"):
         small.read([0])

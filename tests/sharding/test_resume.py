@@ -15,15 +15,15 @@ import pytest
 
 from infra.storage import lease as lock_module
 from infra.storage import open_storage
-from infra.storage.lease import LOCKS, Lock, locked
+from infra.storage.lease import LOCKS, Lease, hold_lease
 from sharding.dataset import MANIFEST, Dataset
 from sharding.write.degrade import encoder_settings, parse_degradations
-from sharding.write.pack import Recipe, build_shard, pack_shard, part_name, put_shard
+from sharding.write.pack import SampleSpec, build_shard, pack_shard, put_shard, record_name
 from sharding.write.plan import make_plan
-from sharding.write.resume import claim, clear, kept
+from sharding.write.resume import clear, find_finished_shards, reserve_destination
 from tests.support.sharding import contents, make_small, small_plan, small_source
 
-RECIPE = Recipe(tuple(parse_degradations(["jpeg:10"])))
+RECIPE = SampleSpec(tuple(parse_degradations(["jpeg:10"])))
 ENCODERS = encoder_settings()
 
 
@@ -32,12 +32,12 @@ ENCODERS = encoder_settings()
 
 def test_a_second_run_is_refused_while_the_first_lives_and_nothing_stays(store_url: str) -> None:
     store = open_storage(store_url)
-    with locked(store) as lock:
+    with hold_lease(store) as lock:
         lock.check()
-        with pytest.raises(ValueError, match=f"another run is at work on {re.escape(store_url)}"), locked(store):
+        with pytest.raises(ValueError, match=f"another run is at work on {re.escape(store_url)}"), hold_lease(store):
             raise AssertionError
         lock.check()
-    with locked(store), pytest.raises(KeyError), locked(store.at("elsewhere")):
+    with hold_lease(store), pytest.raises(KeyError), hold_lease(store.at("elsewhere")):
         raise KeyError
     assert store.list() == []
 
@@ -49,7 +49,7 @@ def test_of_racing_runs_exactly_one_goes_on(store_url: str) -> None:
     def run(_: int) -> bool:
         barrier.wait()
         try:
-            with locked(store):
+            with hold_lease(store):
                 ended.wait(30)
                 return True
         except ValueError as error:
@@ -75,22 +75,22 @@ def test_a_killed_run_s_lock_is_taken_over_at_once(store_url: str) -> None:
         subprocess.run([sys.executable, "-c", program, store_url])
     assert [entry.name for entry in store.list()] == [f"{LOCKS}{n:08d}.json" for n in (1, 2)]
     begin = time.monotonic()
-    with locked(store) as lock:
-        assert time.monotonic() - begin < lock_module.LOST_S / 2
+    with hold_lease(store) as lock:
+        assert time.monotonic() - begin < lock_module.LEASE_TTL_S / 2
         assert lock.number == 3
     assert store.list() == []
 
 
-def _put_of_another_machine(lock: Lock, beat: int) -> None:
+def _put_of_another_machine(lock: Lease, beat: int) -> None:
     content = json.loads(lock.content(beat))
     lock.store.put(lock.name, json.dumps({**content, "machine": "another", "host": "far"}).encode())
 
 
 def test_another_machine_s_lock_is_watched(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_module, "LOST_S", 2.0)
+    monkeypatch.setattr(lock_module, "LEASE_TTL_S", 2.0)
     monkeypatch.setattr(lock_module, "_POLL_S", 0.05)
     store = open_storage(store_url)
-    theirs = Lock(store, 7, "theirs")
+    theirs = Lease(store, 7, "theirs")
     ended = threading.Event()
 
     def beat() -> None:
@@ -100,16 +100,16 @@ def test_another_machine_s_lock_is_watched(store_url: str, monkeypatch: pytest.M
             _put_of_another_machine(theirs, number)
 
     _put_of_another_machine(theirs, 0)
-    beating = threading.Thread(target=beat)
-    beating.start()
+    heartbeat_thread = threading.Thread(target=beat)
+    heartbeat_thread.start()
     try:
-        with pytest.raises(ValueError, match="on far"), locked(store):
+        with pytest.raises(ValueError, match="on far"), hold_lease(store):
             raise AssertionError
     finally:
         ended.set()
-        beating.join()
+        heartbeat_thread.join()
     theirs.check()
-    with locked(store) as ours:  # its holder gives no more sign
+    with hold_lease(store) as ours:  # its holder gives no more sign
         assert ours.number == 8
         with pytest.raises(ValueError, match="another run has taken over"):
             theirs.check()
@@ -121,19 +121,19 @@ def test_another_machine_s_lock_is_watched(store_url: str, monkeypatch: pytest.M
 def test_a_lock_that_is_released_while_it_is_watched_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock_module, "_POLL_S", 0.05)
     store = open_storage(tmp_path)
-    theirs = Lock(store, 1, "theirs")
+    theirs = Lease(store, 1, "theirs")
     _put_of_another_machine(theirs, 0)
     timer = threading.Timer(0.3, lambda: store.delete(theirs.name))
     timer.start()
-    with locked(store) as ours:
+    with hold_lease(store) as ours:
         assert ours.number == 1
     timer.join()
 
 
 def test_the_lock_is_kept_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_module, "BEAT_S", 0.02)
+    monkeypatch.setattr(lock_module, "RENEW_S", 0.02)
     store = open_storage(tmp_path)
-    with locked(store) as lock:
+    with hold_lease(store) as lock:
         first = store.get(lock.name)
         deadline_s = time.monotonic() + 20
         while store.get(lock.name) == first and time.monotonic() < deadline_s:
@@ -147,29 +147,29 @@ def test_the_lock_is_kept_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_place_holds_one_data_set(tmp_path: Path) -> None:
     store, source = open_storage(tmp_path), small_source()
     plan = small_plan(source)
-    claim(store, plan, ENCODERS, overwrite=False)
-    claim(store, plan, ENCODERS, overwrite=False)
+    reserve_destination(store, plan, ENCODERS, overwrite=False)
+    reserve_destination(store, plan, ENCODERS, overwrite=False)
     other = make_plan(source.images(), {"source": source.name, "bits": 5}, 0, 6)
     with pytest.raises(ValueError, match="holds another data set .it differs in bits.; choose another --out"):
-        claim(store, other, ENCODERS, overwrite=False)
+        reserve_destination(store, other, ENCODERS, overwrite=False)
     fewer = make_plan(source.images()[1:], {"source": source.name}, 0, 6)
     with pytest.raises(ValueError, match="it differs in its images"):
-        claim(store, fewer, ENCODERS, overwrite=False)
-    claim(store, other, ENCODERS, overwrite=True)
+        reserve_destination(store, fewer, ENCODERS, overwrite=False)
+    reserve_destination(store, other, ENCODERS, overwrite=True)
     with pytest.raises(ValueError, match="holds another data set"):
-        claim(store, plan, ENCODERS, overwrite=False)
+        reserve_destination(store, plan, ENCODERS, overwrite=False)
 
 
 def test_encoders_are_not_mixed_and_a_finished_data_set_keeps_its_own(tmp_path: Path) -> None:
     store, source = open_storage(tmp_path), small_source()
     plan = small_plan(source)
     newer = {**ENCODERS, "libraries": {"pillow": "99"}}
-    claim(store, plan, ENCODERS, overwrite=False)
+    reserve_destination(store, plan, ENCODERS, overwrite=False)
     with pytest.raises(ValueError, match="it differs in encoders"):
-        claim(store, plan, newer, overwrite=False)
+        reserve_destination(store, plan, newer, overwrite=False)
     make_small(store, RECIPE, source)
-    claim(store, plan, newer, overwrite=False)
-    claim(store, plan, newer, overwrite=True)
+    reserve_destination(store, plan, newer, overwrite=False)
+    reserve_destination(store, plan, newer, overwrite=True)
     assert [entry.name for entry in store.list()] == ["plan.json"]
 
 
@@ -177,7 +177,7 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     store, plan = open_storage(tmp_path), small_plan(small_source())
     store.put("train-00000.tar", b"someone's")
     with pytest.raises(ValueError, match=r"holds shards of another origin \(train-00000.tar and so on\)"):
-        claim(store, plan, ENCODERS, overwrite=False)
+        reserve_destination(store, plan, ENCODERS, overwrite=False)
     store.put("notes.txt", b"")
     store.put("other.tar", b"")
     clear(store)
@@ -188,7 +188,7 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
 
 
 def todo(store_url: str, deep: bool = False) -> list[str]:
-    found = kept(open_storage(store_url), small_plan(small_source()), deep)
+    found = find_finished_shards(open_storage(store_url), small_plan(small_source()), deep)
     return [shard.name for shard in found.todo]
 
 
@@ -202,7 +202,7 @@ def test_finished_shards_of_an_interrupted_run_are_kept(store_url: str) -> None:
     assert todo(store_url) == names[4:]
     store.delete(names[0])
     store.put(names[1], store.get(names[1])[:-1] + b"!")
-    store.put(part_name(names[2]), store.get(part_name(names[2]))[:-30])
+    store.put(record_name(names[2]), store.get(record_name(names[2]))[:-30])
     assert todo(store_url) == [*names[:3], *names[4:]] == todo(store_url, deep=True)
 
 
@@ -219,7 +219,7 @@ def test_damaged_shards_of_a_finished_data_set_are_to_do(store_url: str) -> None
     store, source = open_storage(store_url), small_source()
     plan = make_small(store, RECIPE, source)
     info = Dataset.open(store).info
-    found = kept(store, plan)
+    found = find_finished_shards(store, plan)
     assert found.todo == () and found.info == info
     assert found.sha256 == {shard["name"]: shard["sha256"] for shard in info["shards"]}
     name = plan.shards[2].name
@@ -227,6 +227,6 @@ def test_damaged_shards_of_a_finished_data_set_are_to_do(store_url: str) -> None
     store.delete(plan.shards[4].name)
     assert todo(store_url) == [name, plan.shards[4].name] == todo(store_url, deep=True)
     store.delete(MANIFEST)
-    found = kept(store, plan)
+    found = find_finished_shards(store, plan)
     assert found.info is None and found.todo == plan.shards and len(found.sha256) == len(plan.shards)
     assert contents(store).keys() >= {"dataset.json"}

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sharding.sources import LONGEST_KEY, SPLITS, Source, SourceImage, hash_split, hold_out, open_source, safe_key
+from sharding.sources import LONGEST_KEY, SPLITS, Source, SourceImage, hash_split, open_source, safe_key, split_off_val
 from sharding.sources.synthetic import dead_leaves
 from sharding.write.decode import BadImage, crop_resize
 from sharding.write.degrade import keyed_bits
@@ -62,7 +62,7 @@ def splits(source: Source) -> dict[str, str]:
 def unheld(found: dict[str, str]) -> dict[str, str]:
     """Splits as they were before a part of train was held out as val, by the rule that says which."""
     for key, split in found.items():
-        (rule,) = hold_out([SourceImage(key, "", "train")])
+        (rule,) = split_off_val([SourceImage(key, "", "train")])
         assert split == rule.split if split in ("train", "val") else split == "test"
     return {key: "train" if split == "val" else split for key, split in found.items()}
 
@@ -355,11 +355,11 @@ def test_hash_split_has_its_shares_and_keeps_them() -> None:
 
 def test_held_out_is_a_tenth_of_train_and_nothing_else() -> None:
     images = [SourceImage(f"key{number}", "", "train" if number % 2 else "test", number) for number in range(10_000)]
-    held = hold_out(images)
+    held = split_off_val(images)
     assert abs(sum(image.split == "val" for image in held) - 500) < 95
     assert [unheld({image.key: image.split})[image.key] for image in held] == [image.split for image in images]
     assert [(image.key, image.label) for image in held] == [(image.key, image.label) for image in images]
-    assert hold_out(images[:100]) == held[:100]  # more images move none
+    assert split_off_val(images[:100]) == held[:100]  # more images move none
 
 
 # Synthetic

@@ -16,10 +16,10 @@ from sharding.dataset import publish
 from sharding.tar import BLOCK_BYTES
 from sharding.verify import field_problem, verify
 from sharding.write.degrade import npy_bytes, parse_degradations
-from sharding.write.pack import Recipe, build_shard, put_shard
+from sharding.write.pack import SampleSpec, build_shard, put_shard
 from tests.support.sharding import make_small, shard, small_plan, small_source
 
-RECIPE = Recipe(tuple(parse_degradations(["jpeg:10", "mask:box"])))
+RECIPE = SampleSpec(tuple(parse_degradations(["jpeg:10", "mask:box"])))
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def test_a_whole_data_set_has_no_problem_on_either_store(store_url: str) -> None
     make_small(store, RECIPE)
     for deep in (False, True):
         seen: list[int] = []
-        verdict = verify(store, deep, seen.append)
-        assert (verdict.problems, verdict.left_over, verdict.shards, verdict.samples) == ([], [], 6, 28)
+        report = verify(store, deep, seen.append)
+        assert (report.problems, report.left_over, report.shards, report.samples) == ([], [], 6, 28)
         assert seen[-1] == 28 and len(seen) == 6
     store.put("train-00099.tar", b"another run's")
     assert verify(store).left_over == ["train-00099.tar"] and verify(store).problems == []
@@ -229,13 +229,13 @@ def test_fields_must_be_images_of_the_size() -> None:
 def test_the_command_names_every_damaged_shard_and_exits_with_2(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "set")
     url = str(tmp_path / "set")
-    code, out, err = shard("verify", url, "--deep")
+    code, out, err = shard("verify", url, "--checksum")
     assert (code, err) == (0, "") and "is whole: 6 shards, 28 images" in out
     store = open_storage(url)
     store.delete("val-00000.tar")
     store.put("train-00001.tar", b"damaged")
     store.put("train-00077.tar", b"")
-    for options in ([], ["--deep"]):
+    for options in ([], ["--checksum"]):
         code, out, err = shard("verify", url, *options)
         assert code == 2 and "train-00077.tar is left over" in out
         lines = err.strip().splitlines()

@@ -35,14 +35,15 @@ def make_loader(url: str, cache: Path, rank: int, world_size: int, state: Reader
     dataset = Dataset.open(open_storage(url))
     limit = 9 * max(shard["bytes"] for shard in dataset.shards)
     reader = ShardReader(dataset, "train", cache, cache_bytes=limit)
-    return reader.loader(
-        global_batch=GLOBAL_BATCH,
+    return Loader(
+        reader,
+        global_batch_size=GLOBAL_BATCH,
         rank=rank,
         world_size=world_size,
         seed=5,
         state=state,
-        window_shards=2,
-        partitions=2,
+        shuffle_window_shards=2,
+        num_canonical_partitions=2,
     )
 
 

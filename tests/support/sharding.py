@@ -9,7 +9,7 @@ import sys
 from infra.storage import Storage
 from sharding.dataset import publish
 from sharding.sources import Source, open_source
-from sharding.write.pack import PARTS, Part, Recipe, pack_shard, part_name
+from sharding.write.pack import RECORDS, SampleSpec, ShardRecord, pack_shard, record_name
 from sharding.write.plan import Plan, make_plan
 from sharding.write.resume import METRICS
 
@@ -28,16 +28,16 @@ def small_plan(source: Source, images_per_shard: int = 6) -> Plan:
     return make_plan(source.images(), {"source": source.name}, 0, images_per_shard)
 
 
-def make_small(store: Storage, recipe: Recipe, source: Source | None = None) -> Plan:
+def make_small(store: Storage, spec: SampleSpec, source: Source | None = None) -> Plan:
     """A finished data set, without the command."""
     source = source or small_source()
     plan = small_plan(source)
     for shard in plan.shards:
-        pack_shard(source, shard, recipe, store)
-    parts = [Part.from_bytes(store.get(part_name(shard.name))) for shard in plan.shards]
+        pack_shard(source, shard, spec, store)
+    parts = [ShardRecord.from_bytes(store.get(record_name(shard.name))) for shard in plan.shards]
     details = {"name": "small", "image_size": source.size, "bits": 8, "plan_sha256": plan.sha256}
-    publish(store, parts, details, recipe.fields)
-    for entry in store.list(PARTS):
+    publish(store, parts, details, spec.fields)
+    for entry in store.list(RECORDS):
         store.delete(entry.name)
     return plan
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from infra.storage import StorageError, open_storage
 from pipeline.runs.folder import Run
 
-SMALL = ["--preset", "standard", "--K", "2", "--width", "8", "--global-batch", "8", "--precision", "float32"]
-PATCHED = "import sys, pipeline.train.watchdog as w; w.SILENT_S = {silent_s}; from pipeline import train, cli; "
-PATCHED += "sys.exit(cli.guarded(train.command))"
+SMALL = ["--preset", "standard", "--K", "2", "--width", "8", "--global-batch-size", "8", "--precision", "float32"]
+PATCHED = (
+    "import sys, pipeline.train.watchdog as w; w.HEARTBEAT_TIMEOUT_S = {silent_s}; from pipeline import train, cli; "
+)
+PATCHED += "sys.exit(cli.exit_code_of(train.command))"
 
 
 class Training:

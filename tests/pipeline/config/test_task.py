@@ -26,7 +26,7 @@ from pipeline.restore.config import RestoreConfig
 from pipeline.restore.restoring import known_sigma
 from pipeline.runs.load import load_trained
 from pipeline.train import launch as command
-from pipeline.train.distributed import Team
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import Trainer
 from sharding import Dataset, ShardReader
 from tests.pipeline.train.test_training import BATCH, config_for, run_workers, train_alone, weights_hash
@@ -83,7 +83,7 @@ def test_pairs_are_what_the_task_says(data: str, label: str) -> None:
 
 def test_hole_and_picture_are_cropped_and_mirrored_together(data: str, tmp_path: Path) -> None:
     config = config_for(data, tmp_path / "run", task="inpaint", mask="brush", flip=True, crop=8)
-    trainer = Trainer(config, Team.alone(), lambda row: None)
+    trainer = Trainer(config, ProcessGroup.single_process(), lambda row: None)
     (pairs, _) = trainer._next_pairs()
     assert pairs and pairs.hole is not None
     assert pairs.clean.shape == (BATCH, 3, 8, 8) and pairs.hole.shape == (BATCH, 1, 8, 8)
@@ -164,7 +164,12 @@ def test_the_released_protocol_has_five_bits_and_a_folder_of_its_own(data: str, 
     )
 
 
-BATCH_NORM: dict[str, Any] = {"system": "dncnn-17", "max_images": 8 * BATCH, "ema_images": 3 * BATCH, "micro_batch": 3}
+BATCH_NORM: dict[str, Any] = {
+    "system": "dncnn-17",
+    "max_images": 8 * BATCH,
+    "ema_images": 3 * BATCH,
+    "micro_batch_size": 3,
+}
 
 
 def test_running_statistics_resume_bitwise_equal_and_are_averaged(data: str, tmp_path: Path) -> None:
@@ -183,7 +188,7 @@ def test_running_statistics_resume_bitwise_equal_and_are_averaged(data: str, tmp
 
 def test_running_statistics_are_the_same_on_all_workers(data: str, tmp_path: Path) -> None:
     """Whose shares of a batch are unequal."""
-    config = config_for(data, tmp_path / "run", system="ffdnet", global_batch=9, max_images=3 * 9)
+    config = config_for(data, tmp_path / "run", system="ffdnet", global_batch_size=9, max_images=3 * 9)
     workers = run_workers(2, config, tmp_path / "workers")
     assert len({w["after"] for w in workers}) == 1 and len({w["before"] for w in workers}) == 1
     assert len({json.dumps([r["val_psnr_db"] for r in w["rows"] if "val_psnr_db" in r]) for w in workers}) == 1

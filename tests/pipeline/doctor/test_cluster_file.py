@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support import ROOT
+
 pytest.importorskip("ray")
 pytest.importorskip("boto3")
 
@@ -19,7 +21,6 @@ from pipeline.doctor.cluster import main
 from pipeline.doctor.cluster_file import check_cluster_file
 from pipeline.doctor.config import DoctorConfig
 
-ROOT = Path(__file__).parent.parent
 FILLED = {"bucket": "a-bucket", "image": "ami-0123456789abcdef0", "security group": "sg-0123456789abcdef0"}
 
 

@@ -38,7 +38,12 @@ from tests.support.datasets import make_dataset
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"&"
 SMALL = dataclasses.replace(
-    PRESETS["laptop"], model=IRAEConfig(K=1, width=8), global_batch=16, precision="float32", max_minutes=None, ray=False
+    PRESETS["laptop"],
+    model=IRAEConfig(K=1, width=8),
+    global_batch_size=16,
+    precision="float32",
+    max_minutes=None,
+    ray=False,
 )
 TABLE: dict[str, Any] = {
     "table": 1,
@@ -219,7 +224,7 @@ def test_pictures_that_only_one_run_keeps(store: Path, tmp_path: Path) -> None:
 def test_the_command_trains_the_same_again(store: Path) -> None:
     configs = [
         dataclasses.replace(PRESETS["best"], data="/data set", name="x", flip=False, max_minutes=None, max_images=5),
-        dataclasses.replace(PRESETS["paper"], data="s3://a/b", name="x", sigma_255="blind", remainder="drop"),
+        dataclasses.replace(PRESETS["paper"], data="s3://a/b", name="x", sigma_255="blind", drop_last=True),
         dataclasses.replace(PRESETS["laptop"], data="d", name="x", task="jpeg", system="unet", simulate_nodes=True),
         *(run.parsed for run in read_runs(["irae", "arcnn", "other"])),
     ]

@@ -93,7 +93,7 @@ def test_what_a_training_prints_is_kept(
         data=data,
         out=str(tmp_path / "run"),
         model=IRAEConfig(K=2, L=2, width=8),
-        global_batch=8,
+        global_batch_size=8,
         max_images=64,
         precision="float32",
         ray=False,

@@ -15,23 +15,30 @@ from infra.local_s3.server import LocalS3
 from infra.storage import StorageError, open_storage
 from infra.storage import s3 as s3_storage
 from infra.storage.local import FileStorage
-from infra.storage.retry import patiently
-from pipeline.train.distributed import Team
+from infra.storage.retry import retry_with_backoff
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import Trainer
-from pipeline.train.watchdog import BEHIND_S, SILENT_S, STUCK_S, Beat, Watch, beating
+from pipeline.train.watchdog import (
+    HEARTBEAT_TIMEOUT_S,
+    STRAGGLER_KILL_S,
+    STRAGGLER_WARN_S,
+    HangDetector,
+    Heartbeat,
+    heartbeat_thread,
+)
 from tests.pipeline.train.test_training import BATCH, config_for
 from tests.support.datasets import make_dataset
 
 
-def beats(watch: Watch, meetings: dict[int, int], now_s: float) -> None:
-    for rank, count in meetings.items():
-        watch.heard(Beat(rank, f"process {rank}", count, "here"), now_s)
+def beats(watch: HangDetector, collectives_entered: dict[int, int], now_s: float) -> None:
+    for rank, count in collectives_entered.items():
+        watch.heard(Heartbeat(rank, f"process {rank}", count, "here"), now_s)
 
 
 @given(st.lists(st.floats(0.1, 8), min_size=20, max_size=80), st.integers(2, 5))
 def test_workers_that_move_together_are_left_alone(pauses_s: list[float], world_size: int) -> None:
     """However long a step takes: nobody is ahead of the others by more than a look."""
-    watch, now_s = Watch(), 0.0
+    watch, now_s = HangDetector(), 0.0
     for step, pause_s in enumerate(pauses_s):
         now_s += pause_s
         beats(watch, dict.fromkeys(range(world_size), step // 40), now_s)
@@ -40,30 +47,30 @@ def test_workers_that_move_together_are_left_alone(pauses_s: list[float], world_
 
 @given(st.integers(0, 4), st.integers(5, 6))
 def test_silent_worker_is_named_once_and_ended(silent: int, world_size: int) -> None:
-    watch, troubles = Watch(), []
+    watch, troubles = HangDetector(), []
     for second in range(0, 120, 2):
         ranks = [rank for rank in range(world_size) if rank != silent or second == 0]
         beats(watch, dict.fromkeys(ranks, 0), second)
         troubles += [(second, trouble) for trouble in watch.look(second)]
     ((second, trouble),) = troubles
     assert trouble.rank == silent and trouble.end
-    assert SILENT_S < second < 60
+    assert HEARTBEAT_TIMEOUT_S < second < 60
     assert f"rank {silent} (process {silent})" in trouble.sentence
 
 
 def test_worker_that_others_wait_for_is_named_and_ended_much_later() -> None:
-    watch, troubles = Watch(), []
+    watch, troubles = HangDetector(), []
     for second in range(0, 920, 2):
         beats(watch, {0: 7, 1: 6 if second else 5, 2: 7}, second)
         troubles += [(second, trouble.rank, trouble.end) for trouble in watch.look(second)]
     (named, ended) = troubles
-    assert named[1:] == (1, False) and BEHIND_S < named[0] < 60
-    assert ended[1:] == (1, True) and ended[0] > STUCK_S
+    assert named[1:] == (1, False) and STRAGGLER_WARN_S < named[0] < 60
+    assert ended[1:] == (1, True) and ended[0] > STRAGGLER_KILL_S
 
 
 def test_after_a_long_wait_together_the_first_to_move_on_blames_nobody() -> None:
     """Its beat comes first, and the other one's last beat is from before."""
-    watch = Watch()
+    watch = HangDetector()
     for second in range(0, 200, 2):
         beats(watch, {0: 7, 1: 7}, second)
         assert watch.look(second) == []
@@ -74,24 +81,24 @@ def test_after_a_long_wait_together_the_first_to_move_on_blames_nobody() -> None
 
 
 def test_the_watch_forgives_when_it_stood_still_itself() -> None:
-    watch = Watch()
+    watch = HangDetector()
     beats(watch, {0: 0, 1: 0}, 0)
     watch.look(0)
     assert watch.look(1000) == []
 
 
 def test_a_new_group_is_not_taken_for_the_old_one() -> None:
-    watch = Watch()
+    watch = HangDetector()
     beats(watch, {0: 90, 1: 90, 2: 90}, 0)
-    watch.heard(Beat(0, "a new process", 0, "here"), 1)
+    watch.heard(Heartbeat(0, "a new process", 0, "here"), 1)
     for second in range(2, 100, 2):
-        watch.heard(Beat(0, "a new process", 0, "here"), second)
+        watch.heard(Heartbeat(0, "a new process", 0, "here"), second)
         assert watch.look(second) == []
 
 
 def test_beats_go_on_while_the_work_does_and_say_where_it_is() -> None:
-    sent: list[Beat] = []
-    with beating(Team(3, 4, torch.device("cpu")), sent.append):
+    sent: list[Heartbeat] = []
+    with heartbeat_thread(ProcessGroup(3, 4, torch.device("cpu")), sent.append):
         assert sent[0].rank == 3
         assert sent[0].at.startswith("pipeline/training/watch.py"), "the innermost line of ours"
         while len(sent) < 3:
@@ -117,7 +124,7 @@ def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.
         server.start()  # once it was missed
 
     try:
-        patiently(lambda: store.put("a", b"1"), store, note)
+        retry_with_backoff(lambda: store.put("a", b"1"), store, note)
         assert store.get("a") == b"1"
     finally:
         server.kill()
@@ -125,7 +132,7 @@ def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.
     assert "trying again for 5 min" in notes[0]
     assert "is there again" in notes[1]
     with pytest.raises(StorageError, match="cannot be reached"):
-        patiently(lambda: store.put("a", b"1"), store, notes.append, patience_s=0.1)
+        retry_with_backoff(lambda: store.put("a", b"1"), store, notes.append, deadline_s=0.1)
 
 
 def test_other_errors_and_local_stores_are_not_waited_for(tmp_path: Path) -> None:
@@ -137,7 +144,7 @@ def test_other_errors_and_local_stores_are_not_waited_for(tmp_path: Path) -> Non
 
     for kind in (StorageError, ValueError, RuntimeError):
         with pytest.raises(kind):
-            patiently(lambda kind=kind: fail(kind), store, print)
+            retry_with_backoff(lambda kind=kind: fail(kind), store, print)
     assert len(calls) == 3
 
 
@@ -145,7 +152,7 @@ def test_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(tmp_pa
     data = make_dataset(str(tmp_path / "data"))
 
     def trainer(**changes: object) -> Trainer:
-        return Trainer(config_for(data, tmp_path / "run", **changes), Team.alone(), lambda row: None)
+        return Trainer(config_for(data, tmp_path / "run", **changes), ProcessGroup.single_process(), lambda row: None)
 
     trainer(max_images=2 * BATCH).train()
     cut = trainer(max_images=4 * BATCH)

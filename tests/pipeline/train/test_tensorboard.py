@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.storage import open_storage
-from pipeline.train.tensorboard import Board
+from pipeline.train.tensorboard import TensorBoardWriter
 
 pytest.importorskip("tensorboard")
 
@@ -18,7 +18,7 @@ pytest.importorskip("tensorboard")
 def test_its_thread_ends_before_its_folder_goes(tmp_path: Path, closed: bool) -> None:
     """Also when nobody closed it: a thread would go on to write into a folder that is gone."""
     before = {*threading.enumerate()}
-    board = Board(open_storage(str(tmp_path)), images_seen=0)
+    board = TensorBoardWriter(open_storage(str(tmp_path)), images_seen=0)
     board.add({"images_seen": 1, "loss": 0.5})
     board.publish()
     assert [path for path in (tmp_path / "tensorboard").iterdir() if path.stat().st_size > 0]

@@ -20,7 +20,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.runs.folder import Run
 from pipeline.runs.load import load_trained
 from pipeline.train import launch as command
-from pipeline.train.distributed import Team
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import Trainer, train
 from tests.support.datasets import make_dataset
 
@@ -38,7 +38,7 @@ def config_for(data: str, out: Path, **changes: Any) -> TrainConfig:
         data=data,
         out=str(out),
         model=IRAEConfig(K=2, L=2, width=8),
-        global_batch=BATCH,
+        global_batch_size=BATCH,
         max_images=20 * BATCH,
         precision="float32",
         ray=False,
@@ -58,12 +58,12 @@ def worker(rank: int, world_size: int, config: TrainConfig, folder: Path) -> Non
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world_size)
     rows: list[dict[str, Any]] = []
-    trainer = Trainer(config, Team.current(torch.device("cpu")), rows.append)
+    trainer = Trainer(config, ProcessGroup.current(torch.device("cpu")), rows.append)
     if rank:  # only the first one's weights may count
         with torch.no_grad():
             for p in trainer.model.parameters():
                 p.add_(rank)
-    trainer.synchronise()
+    trainer.broadcast_weights()
     before = weights_hash(trainer)
     trainer.train()
     result = {"before": before, "after": weights_hash(trainer), "rows": rows, "images_seen": trainer.images_seen}
@@ -100,7 +100,7 @@ def test_workers_hold_equal_weights_and_train_as_one(data: str, tmp_path: Path) 
 
 
 def train_alone(config: TrainConfig) -> Trainer:
-    trainer = Trainer(config, Team(0, 1, torch.device("cpu")), lambda row: None)
+    trainer = Trainer(config, ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
     trainer.train()
     return trainer
 
@@ -130,7 +130,7 @@ RECIPE: dict[str, Any] = {
 def test_a_planned_rate_an_average_and_crops_resume_bitwise_equal(data: str, tmp_path: Path) -> None:
     """Broken off two steps after a checkpoint; the budget stays, since the rate of each step depends on it."""
     whole = train_alone(config_for(data, tmp_path / "whole", **RECIPE))
-    broken = Trainer(config_for(data, tmp_path / "cut", **RECIPE), Team.alone(), lambda row: None)
+    broken = Trainer(config_for(data, tmp_path / "cut", **RECIPE), ProcessGroup.single_process(), lambda row: None)
     read = broken.loader.next
 
     def fails_later() -> Any:
@@ -141,7 +141,7 @@ def test_a_planned_rate_an_average_and_crops_resume_bitwise_equal(data: str, tmp
     broken.loader.next = fails_later  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         broken.train()
-    resumed = Trainer(config_for(data, tmp_path / "cut", **RECIPE), Team.alone(), lambda row: None)
+    resumed = Trainer(config_for(data, tmp_path / "cut", **RECIPE), ProcessGroup.single_process(), lambda row: None)
     assert 0 < resumed.images_seen < 15 * BATCH
     resumed.train()
     assert weights_hash(resumed) == weights_hash(whole)
@@ -155,7 +155,7 @@ def test_what_is_kept_and_validated_is_the_average(data: str, tmp_path: Path) ->
     rows: list[dict[str, Any]] = []
     config = config_for(data, tmp_path / "run", **RECIPE)
     command.claim_run(config)
-    trainer = Trainer(config, Team.alone(), rows.append)
+    trainer = Trainer(config, ProcessGroup.single_process(), rows.append)
     trainer.train()
     assert trainer.average
     kept = load_trained(str(tmp_path / "run"), "last")
@@ -198,18 +198,25 @@ def test_the_budget_of_a_planned_rate_cannot_change(
 def test_windows_drop_and_carry_are_choices_of_the_run(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = config_for(data, tmp_path / "a", max_images=4 * BATCH, window_shards=1, partitions=2, remainder="drop")
-    command.main(dataclasses.replace(config, global_batch=10))
+    config = config_for(
+        data,
+        tmp_path / "a",
+        max_images=4 * BATCH,
+        shuffle_window_shards=1,
+        num_canonical_partitions=2,
+        drop_last=True,
+    )
+    command.main(dataclasses.replace(config, global_batch_size=10))
     assert "the rest of 8 is dropped, in windows of 1 shards in each of 2 partitions" in capsys.readouterr().out
     with pytest.raises(ValueError, match="9 cannot be divided by 2 partitions"):
-        command.main(dataclasses.replace(config, global_batch=9))
+        command.main(dataclasses.replace(config, global_batch_size=9))
     with pytest.raises(ValueError, match="partitions was 2 and is now 1"):
-        command.main(dataclasses.replace(config, global_batch=10, partitions=1))
+        command.main(dataclasses.replace(config, global_batch_size=10, num_canonical_partitions=1))
 
 
 def test_gradient_accumulation_changes_nothing_but_rounding(data: str, tmp_path: Path) -> None:
     whole = train_alone(config_for(data, tmp_path / "a", max_images=5 * BATCH))
-    pieces = train_alone(config_for(data, tmp_path / "b", max_images=5 * BATCH, micro_batch=3))
+    pieces = train_alone(config_for(data, tmp_path / "b", max_images=5 * BATCH, micro_batch_size=3))
     for a, b in zip(whole.model.parameters(), pieces.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
@@ -230,7 +237,7 @@ def test_half_written_checkpoint_is_not_one(data: str, tmp_path: Path) -> None:
     assert earlier < newest
     damaged = tmp_path / "run" / "checkpoints" / newest
     assert damaged.exists()
-    resumed = Trainer(config_for(data, tmp_path / "run"), Team(0, 1, torch.device("cpu")), lambda row: None)
+    resumed = Trainer(config_for(data, tmp_path / "run"), ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
     assert resumed.images_seen == int(earlier)
 
 
@@ -241,7 +248,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(data: str, tmp_path: Pat
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
-    resumed = Trainer(config_for(data, tmp_path / "run"), Team(0, 1, torch.device("cpu")), lambda row: None)
+    resumed = Trainer(config_for(data, tmp_path / "run"), ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
     assert resumed.images_seen == int(earlier)
 
 
@@ -267,7 +274,7 @@ def test_end_is_validated_though_the_run_was_ended_just_before(
 
 def test_loss_that_is_not_finite_stops_before_the_weights_change(data: str, tmp_path: Path) -> None:
     config = config_for(data, tmp_path / "run", lr=1e30, max_images=None)
-    trainer = Trainer(config, Team(0, 1, torch.device("cpu")), lambda row: None)
+    trainer = Trainer(config, ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
     with pytest.raises(ValueError, match=r"in step (\d+);.*largest scale is \S+\.\S+"):
         trainer.train()
     assert trainer.images_seen <= 3 * BATCH
@@ -302,7 +309,7 @@ def test_dry_run_touches_nothing(data: str, tmp_path: Path, capsys: pytest.Captu
     command.main(config_for(data, tmp_path / "run", dry_run=True))
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out
-    assert '"global_batch": 8' in printed
+    assert '"global_batch_size": 8' in printed
     assert "6.0 steps an epoch" in printed
 
 
@@ -310,13 +317,13 @@ def test_all_problems_of_a_configuration_at_once(data: str, tmp_path: Path) -> N
     no_val = make_dataset(str(tmp_path / "noval"), val=0, size=20)
     model = IRAEConfig(K=0, L=3, width=8)
     with pytest.raises(ValueError) as error:
-        command.main(config_for(no_val, tmp_path / "run", model=model, lr=-1.0, sigma_255=300.0, global_batch=0))
+        command.main(config_for(no_val, tmp_path / "run", model=model, lr=-1.0, sigma_255=300.0, global_batch_size=0))
     problems = str(error.value).splitlines()
     for part in (
         "--K is 0",
         "--lr is -1",
         "--sigma-255 is 300",
-        "--global-batch is 0",
+        "--global-batch-size is 0",
         "no val images",
         "divisible by 8",
     ):
@@ -329,4 +336,4 @@ def test_broken_shard_stops_all_workers_with_its_name(data: str, tmp_path: Path)
     shard[5000] ^= 1
     (broken / "train-00001.tar").write_bytes(shard)
     with pytest.raises(ValueError, match=r"train-00001\.tar is missing or damaged"):
-        train(config_for(str(broken), tmp_path / "run"), Team(0, 1, torch.device("cpu")), lambda row: None)
+        train(config_for(str(broken), tmp_path / "run"), ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)

@@ -28,7 +28,19 @@ from tests.support.browser import browse, needs_chromium
 from tests.support.datasets import make_dataset
 
 TRIALS = 5
-SMALL = ("--width", "8", "--global-batch", "8", "--precision", "float32", "--max-images", "240", "--K-range", "1", "3")
+SMALL = (
+    "--width",
+    "8",
+    "--global-batch-size",
+    "8",
+    "--precision",
+    "float32",
+    "--max-images",
+    "240",
+    "--K-range",
+    "1",
+    "3",
+)
 SEARCHING = ("tune", "--name", "small", "--trials", str(TRIALS), *SMALL)
 
 

@@ -26,7 +26,7 @@ from pipeline.tune.search import room_for, too_large
 from pipeline.tune.space import base_point, suggest, trial_config
 from tests.support.datasets import make_dataset
 
-BASE = TrainConfig(model=IRAEConfig(K=2, width=8), global_batch=8, max_images=160, precision="float32", ray=False)
+BASE = TrainConfig(model=IRAEConfig(K=2, width=8), global_batch_size=8, max_images=160, precision="float32", ray=False)
 CONFIG = TuneConfig(base=BASE, K_range=(1, 3), batches=(8, 16), scale_mins=(0.25, 0.5), widths=(8, 16), trials=5)
 
 
@@ -46,7 +46,7 @@ def test_every_point_of_the_space_is_a_training_configuration() -> None:
         config = trial_config(CONFIG, point, 7, "/searches/x")
         assert not config.problems()
         assert (config.model.K, config.model.L, config.lr) == (point["K"], point["L"], point["lr"])
-        assert (config.global_batch, config.model.width) == (point["global_batch"], point["width"])
+        assert (config.global_batch_size, config.model.width) == (point["global_batch_size"], point["width"])
         assert config.out == "/searches/x/trials/0007" and config.validate_images == 40
         others = {f"{name}_" for name in CONFIG.lr_schedules if name != point["lr_schedule"]}
         assert not [name for name in point if any(name.startswith(other) for other in others)]
@@ -62,7 +62,11 @@ def test_the_base_is_a_point_of_the_space() -> None:
     suggest(CONFIG, trial, 1.0)
     config = trial_config(CONFIG, trial.params, 0, "/searches/x")
     assert config.model == dataclasses.replace(BASE.model, scale_min=0.5)
-    assert (config.lr, config.lr_schedule, config.global_batch) == (BASE.lr, BASE.lr_schedule, BASE.global_batch)
+    assert (config.lr, config.lr_schedule, config.global_batch_size) == (
+        BASE.lr,
+        BASE.lr_schedule,
+        BASE.global_batch_size,
+    )
 
 
 def test_all_problems_of_a_space_are_told_at_once(tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_all_problems_of_a_space_are_told_at_once(tmp_path: Path) -> None:
 
 def test_predicted_memory_is_what_a_step_takes() -> None:
     """Against the largest resident size of a real step, and as it must grow."""
-    config = TrainConfig(model=IRAEConfig(K=6, L=2, width=64), global_batch=32)
+    config = TrainConfig(model=IRAEConfig(K=6, L=2, width=64), global_batch_size=32)
     measured_mb = float(
         subprocess.run(
             [sys.executable, "-m", "benchmarks.memory", "6", "0"], check=True, capture_output=True, text=True
@@ -99,7 +103,7 @@ def test_predicted_memory_is_what_a_step_takes() -> None:
     assert predict(larger) - BASE_MB == pytest.approx(2 * (predict(config) - BASE_MB), rel=0.05)
     kept = [predict(dataclasses.replace(c, reversible=True)) for c in (config, larger)]
     assert kept[1] - kept[0] < 20 and kept[1] < predict(config)
-    assert predict(dataclasses.replace(config, micro_batch=8)) < predict(config)
+    assert predict(dataclasses.replace(config, micro_batch_size=8)) < predict(config)
 
 
 def predict(config: TrainConfig) -> float:
@@ -116,14 +120,14 @@ def test_room_is_what_the_nodes_hold() -> None:
     assert room_for(two_each, [NODE], None).worker_mb == pytest.approx(0.9 * 4000)
     with_gpu = room_for(CONFIG, [{**NODE, "GPU": 2.0}, NODE], 80e3)
     assert (with_gpu.concurrent, with_gpu.resources["GPU"]) == (2, 1.0)
-    team = dataclasses.replace(CONFIG, base=dataclasses.replace(BASE, ray=True, nodes=2))
-    assert room_for(team, [NODE] * 5, None).concurrent == 2
-    assert room_for(team, [NODE] * 5, None).resources["CPU"] == 0, "the workers need whole nodes"
+    group = dataclasses.replace(CONFIG, base=dataclasses.replace(BASE, ray=True, nodes=2))
+    assert room_for(group, [NODE] * 5, None).concurrent == 2
+    assert room_for(group, [NODE] * 5, None).resources["CPU"] == 0, "the workers need whole nodes"
     for refused, nodes in (
         (dataclasses.replace(CONFIG, concurrent=9), [NODE, NODE]),
         (dataclasses.replace(CONFIG, cpus_per_trial=5), [NODE]),
         (dataclasses.replace(CONFIG, gpus_per_trial=1), [NODE]),
-        (team, [NODE]),
+        (group, [NODE]),
     ):
         with pytest.raises(ValueError, match="--concurrent"):
             room_for(refused, nodes, None)
