@@ -7,9 +7,13 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+from infra.storage import UserError
+
+logger = logging.getLogger(__name__)
 
 LOCAL_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -40,12 +44,11 @@ def ray_session(
     at_least: int | None = None,
     wait_s: float = 0.0,
     simulate: bool = False,
-    say: Callable[[str], None] = print,
 ) -> Iterator[list[Node]]:
     """Be connected to Ray; gives the nodes to work on, the largest first.
 
     Waits up to `wait_s` for `nodes` machines, which an autoscaler may still be starting; ValueError when there are
-    fewer than `at_least` (default: all) then. `say` takes lines on the waiting, and the dashboard's address.
+    fewer than `at_least` (default: all) then.
     One node without RAY_ADDRESS: Ray is started on this machine, on the loopback interface alone, and ends with us.
     `simulate`: as many nodes are started on this machine.
     """
@@ -63,10 +66,10 @@ def ray_session(
         else:
             context = ray.init(address="local", include_dashboard=False, **quiet)
         if context.dashboard_url:
-            say(f"Ray's dashboard: http://{context.dashboard_url}")
-        yield _wait_for_nodes(nodes, nodes if at_least is None else at_least, wait_s, say)
+            logger.info(f"Ray's dashboard: http://{context.dashboard_url}")
+        yield _wait_for_nodes(nodes, nodes if at_least is None else at_least, wait_s)
     except ConnectionError:
-        raise ValueError(
+        raise UserError(
             f"--nodes {nodes} needs a running cluster and none was found here; start one with `ray up "
             "ray_cluster.yaml` and run the command on its head, pretend with --simulate-nodes, or leave out --nodes to "
             "train on this machine."
@@ -99,7 +102,7 @@ def _simulated_cluster(nodes: int) -> Any:
     return cluster
 
 
-def _wait_for_nodes(nodes: int, at_least: int, wait_s: float, say: Callable[[str], None]) -> list[Node]:
+def _wait_for_nodes(nodes: int, at_least: int, wait_s: float) -> list[Node]:
     """The largest `nodes` machines. While some are missing, an autoscaler is asked for them."""
     begun_s, said_s, asked = time.monotonic(), float("-inf"), False
     try:
@@ -113,20 +116,20 @@ def _wait_for_nodes(nodes: int, at_least: int, wait_s: float, say: Callable[[str
             if now_s - said_s >= _SAY_EACH_S:
                 said_s = now_s
                 minutes, seconds = divmod(int(left_s), 60)
-                say(f"waiting for nodes: {len(able)} of {nodes} are there, {minutes}:{seconds:02d} left")
+                logger.info(f"waiting for nodes: {len(able)} of {nodes} are there, {minutes}:{seconds:02d} left")
             time.sleep(min(_POLL_S, left_s))
     finally:
         if asked:
             _cancel_resource_request()
     if len(able) < at_least:
         there = ", ".join(f"{node.name} with {node.processors} processors" for node in able) or "none"
-        raise ValueError(
+        raise UserError(
             f"--nodes {nodes} was asked for, and {nodes - len(able)} did not come within {wait_s / 60:g} min; there: "
             f"{there}. Add nodes (max_workers in ray_cluster.yaml), wait longer (--wait-for-nodes), or ask for fewer "
             "(--nodes, --min-nodes)."
         )
     if len(able) < nodes:
-        say(f"going on with {len(able)} of {nodes} nodes")
+        logger.info(f"going on with {len(able)} of {nodes} nodes")
     return able[:nodes]
 
 

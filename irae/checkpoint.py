@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from irae.config import IRAEConfig
+from irae.errors import IRAEError
 from irae.registry import MODELS, build
 from irae.restorer import Restorer
 
@@ -40,7 +41,7 @@ def config_from_bytes(data: bytes) -> dict[str, Any]:
     values = json.loads(data)
     system = values.pop("system", None) or values.pop("architecture", None)
     if system not in MODELS:
-        raise ValueError(f"config.json describes the system {system!r}, which is none of {', '.join(MODELS)}.")
+        raise IRAEError(f"config.json describes the system {system!r}, which is none of {', '.join(MODELS)}.")
     return {"system": system, **values}
 
 
@@ -53,10 +54,10 @@ def load_weights(model: Restorer, files: Mapping[str, bytes]) -> None:
         names = ["system"]
     if names:
         differing = ", ".join(f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in names)
-        raise ValueError(f"the checkpoint is of another architecture: {differing}.")
+        raise IRAEError(f"the checkpoint is of another architecture: {differing}.")
     result = model.load_state_dict(bytes_to_tensors(files[WEIGHTS]), strict=False)
     if result.missing_keys or result.unexpected_keys:
-        raise ValueError(
+        raise IRAEError(
             f"{WEIGHTS} does not belong to its {CONFIG}: {len(result.missing_keys)} tensors are missing, "
             f"{len(result.unexpected_keys)} are unknown; take both files from one checkpoint."
         )
@@ -96,4 +97,4 @@ def bytes_to_tensors(data: bytes) -> dict[str, Tensor]:
     try:
         return load(data)
     except SafetensorError as error:
-        raise ValueError(f"a weights file is damaged ({error}); take an earlier checkpoint.") from None
+        raise IRAEError(f"a weights file is damaged ({error}); take an earlier checkpoint.") from None

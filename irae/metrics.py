@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from irae.errors import IRAEError
+
 RELEASED_WINDOW, RELEASED_RANGE = 3, 2.0
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 
@@ -27,7 +29,7 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
     fits and over the channels. ValueError when a side is below 11.
     """
     if min(clean.shape[-2:]) < SSIM_WINDOW:
-        raise ValueError(f"SSIM needs sides of at least {SSIM_WINDOW} px, but the image is {tuple(clean.shape[-2:])}.")
+        raise IRAEError(f"SSIM needs sides of at least {SSIM_WINDOW} px, but the image is {tuple(clean.shape[-2:])}.")
     x, y = restored.clamp(0, 1).double(), clean.double()
     mean_x, mean_y = _blur(x), _blur(y)
     var_x = _blur(x * x) - mean_x.square()
@@ -44,7 +46,7 @@ def ssim_released(restored: Tensor, clean: Tensor) -> Tensor:
     ValueError when the height is below 3.
     """
     if clean.shape[-2] < RELEASED_WINDOW:
-        raise ValueError(f"SSIM needs a height of at least {RELEASED_WINDOW} px, but the image has {clean.shape[-2]}.")
+        raise IRAEError(f"SSIM needs a height of at least {RELEASED_WINDOW} px, but the image has {clean.shape[-2]}.")
     # (B, C, H, W) -> (B, W, C, H): a window over the last two, at every place where it fits.
     x, y = (images.double().permute(0, 3, 1, 2) for images in (restored.clamp(0, 1), clean))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from irae.config import IRAEConfig
+from irae.errors import IRAEError
 from irae.flow import Codes, Flow, GenerativeFlow
 from irae.layers import squeeze
 from irae.restorer import Restorer, Sigma255
@@ -26,7 +27,7 @@ class IRAE(Restorer):
 
     def __init__(self, config: IRAEConfig) -> None:
         if problems := config.problems():
-            raise ValueError("\n".join(problems))
+            raise IRAEError("\n".join(problems))
         super().__init__()
         self.config = config
         self.side_multiple = config.side_multiple
@@ -51,7 +52,7 @@ class IRAE(Restorer):
         multiple = self.config.side_multiple
         height, width = degraded.shape[-2:]
         if height % multiple or width % multiple:
-            raise ValueError(
+            raise IRAEError(
                 f"images of {height}x{width} do not fit L={self.config.L}: both sides must be divisible by {multiple} "
                 "(choose another size or a smaller L; restore() pads by itself)."
             )

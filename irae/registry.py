@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from irae.config import IRAEConfig
+from irae.errors import IRAEError
 
 if TYPE_CHECKING:
     from irae.restorer import Restorer
@@ -48,7 +49,7 @@ them. "folded": as published for use, with the batch normalisation inside the co
 def system_named(name: str) -> ModelSpec:
     """ValueError with the choices for an unknown name."""
     if name not in MODELS:
-        raise ValueError(f"--system is {name!r}, but must be one of {', '.join(MODELS)}.")
+        raise IRAEError(f"--system is {name!r}, but must be one of {', '.join(MODELS)}.")
     return MODELS[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -13,14 +14,30 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.config.checks import USER_ERRORS, raise_problems
+from pipeline.config.logs import PROGRESS, configure_logging, console
+
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PositionalPath = tyro.conf.Positional[Path]
 PositionalText = tyro.conf.Positional[str]
+RENAMED_OPTIONS = {
+    "--system": "--model",
+    "--systems": "--models",
+    "--global-batch": "--global-batch-size",
+    "--micro-batch": "--micro-batch-size",
+    "--remainder": "--drop-last (without it, an epoch's last images begin the next epoch)",
+    "--window-shards": "--shuffle-window-shards",
+    "--partitions": "--num-canonical-partitions",
+    "--deep": "--checksum",
+    "--start": "--init",
+    "--against": "--second-objective",
+}
+"""Former spellings, each with what to type instead."""
 LOG_INTERVAL_S = 10.0
-"""In a log file, progress is a line at most this often."""
+"""Least time between two progress lines in a log file."""
 
 
 def run_command(config_class: type[T], main: Callable[[T], None], default: T | None = None, skip: int = 0) -> None:
@@ -35,27 +52,31 @@ def parse(
     config_class: type[T], arguments: Sequence[str], default: T | None = None, sub_command: Sequence[str] = ()
 ) -> T:
     """Command line to config. `--help` ends the process here."""
+    raise_problems(
+        [f"{old} is now {new}." for a in arguments for old, new in RENAMED_OPTIONS.items() if a.split("=")[0] == old]
+    )
     spec = sys.modules["__main__"].__spec__
-    program = " ".join(["python -m", spec.name, *sub_command]) if spec else None
+    program = " ".join(["python -m", spec.name.removesuffix(".__main__"), *sub_command]) if spec else None
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(config_class, args=list(arguments), prog=program, config=(tyro.conf.FlagCreatePairsOff,), **options)
 
 
 def exit_code_of(action: Callable[[], None]) -> int:
-    """Exit code of the action: 0, 2 for an error that a user can mend, 130 when interrupted."""
+    """Exit code of the action: 0, 2 for a user's error, 130 when interrupted. Other exceptions pass with traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # in a log file, lines stay in order with those of stderr
+    configure_logging()
     signal.signal(signal.SIGINT, _note_interrupt)
     try:
         action()
-    except ValueError as error:
+    except USER_ERRORS as error:
         if os.environ.get("IRAE_DEBUG"):
             raise
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        print("interrupted; the same command resumes from here.", file=sys.stderr)
         return 130
     return 0
 
@@ -70,29 +91,23 @@ def _note_interrupt(signal_number: int, frame: object) -> None:
 
 
 class ProgressLine:
-    """A bar in a terminal, a line every ten seconds in a log file. Use as a context manager.
+    """A progress bar on a terminal, a line every ten seconds elsewhere and in log files. Use as a context manager."""
 
-    `keep` also takes the lines, in a terminal too.
-    """
-
-    def __init__(
-        self, title: str, total: float | None, unit: str, keep: Callable[[str], None] = lambda line: None
-    ) -> None:
-        self.title, self.total, self.unit, self.keep = title, total, unit, keep
-        self.console = Console(stderr=True)
+    def __init__(self, title: str, total: float | None, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
         self.bar: Progress | None = None
-        self.printed_at = time.monotonic()
+        self.logged_at = time.monotonic()
         self.first: tuple[float, float] | None = None
 
     def __enter__(self) -> ProgressLine:
-        if self.console.is_terminal:
+        if console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(),
             )
-            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar = Progress(*columns, console=console, transient=True)
             self.task = self.bar.add_task(self.title, total=self.total, text="")
             self.bar.start()
         return self
@@ -102,19 +117,17 @@ class ProgressLine:
             self.bar.stop()
 
     def update(self, done: float, text: str = "") -> None:
-        """Show how much is done, of `total`, in `unit`. Raises KeyboardInterrupt when one was swallowed before."""
+        """Show `done` of `total`, in `unit`. Raises KeyboardInterrupt when one was swallowed before."""
         if _interrupted.is_set() and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
         self.first = self.first or (done, time.monotonic())
         if self.bar:
             self.bar.update(self.task, completed=done, text=text)
-        if time.monotonic() - self.printed_at >= LOG_INTERVAL_S:
-            self.printed_at = time.monotonic()
+        if time.monotonic() - self.logged_at >= LOG_INTERVAL_S:
+            self.logged_at = time.monotonic()
             share = f" of {self.total:,.0f}" if self.total else ""
-            line = f"{self.title}: {done:,.0f}{share} {self.unit} {text}{self._left(done)}"
-            self.keep(line)
-            if not self.bar:
-                print(line, file=sys.stderr, flush=True)
+            left = self._left(done)
+            logger.info("%s: %s%s %s %s%s", self.title, f"{done:,.0f}", share, self.unit, text, left, extra=PROGRESS)
 
     def _left(self, done: float) -> str:
         """The time that the rest will take at the speed since the first update."""
@@ -123,11 +136,3 @@ class ProgressLine:
             return ""
         left_s = int((time.monotonic() - first_at) * (self.total - done) / (done - first_done))
         return f", {left_s // 60}:{left_s % 60:02d} left"
-
-    def print(self, text: str) -> None:
-        """A line that stays."""
-        self.keep(text)
-        if self.bar:
-            self.bar.console.print(text, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)

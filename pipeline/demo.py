@@ -6,6 +6,7 @@ It runs the same commands that a user types, and prints each before it runs.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 
 from pipeline.cli import exit_code_of
+
+logger = logging.getLogger(__name__)
 
 OUT = Path("runs/demo")
 STORE = "s3://irae"
@@ -33,12 +36,12 @@ def main() -> None:
     server = LocalS3(Path(".local_s3"))
     server.start()
     os.environ |= {**server.env(), "IRAE_STORE": STORE}
-    print(f"local S3 at {server.endpoint}; to use it yourself: " + 'eval "$(python -m infra.local_s3 env)"', flush=True)
+    logger.info(f"local S3 at {server.endpoint}; to use it yourself: " + 'eval "$(python -m infra.local_s3 env)"')
     photographs = copy_photographs(OUT / "photographs")
     shutil.rmtree(OUT / "restored", ignore_errors=True)
 
     def run(command: str) -> None:
-        print(f"\n$ IRAE_STORE={STORE} python -m {command}", flush=True)
+        logger.info(f"\n$ IRAE_STORE={STORE} python -m {command}")
         result = subprocess.run([sys.executable, "-m", *shlex.split(command)])
         if result.returncode:
             raise SystemExit(result.returncode)
@@ -116,16 +119,18 @@ def conclude(elapsed_s: float) -> None:
     """What came of it, and where everything is."""
     metrics = json.loads((OUT / "metrics.json").read_text())
     gain_db = metrics["psnr_db_restored"] - metrics["psnr_db_degraded"]
-    print(f"\nDone in {elapsed_s / 60:.1f} minutes: +{gain_db:.2f} dB on photographs that the network never saw.")
+    logger.info(f"\nDone in {elapsed_s / 60:.1f} minutes: +{gain_db:.2f} dB on photographs that the network never saw.")
     for path, what in (
         ("report.html", "the page to open: figures, pictures with a slider, curves, how to repeat it"),
         ("demo.png", "clean, noisy and restored side by side"),
         ("metrics.json", "the figures, with the protocol that they belong to"),
         ("restored/", "what pipeline.restore made of noisy/"),
     ):
-        print(f"  {OUT / path}: {what}")
-    print(f"  {STORE}/runs/demo: the run (checkpoints, metrics.parquet, tensorboard/), {STORE}/data: the data sets")
-    print("The S3 server goes on running; stop it with `python -m infra.local_s3 stop`.")
+        logger.info(f"  {OUT / path}: {what}")
+    logger.info(
+        f"  {STORE}/runs/demo: the run (checkpoints, metrics.parquet, tensorboard/), {STORE}/data: the data sets"
+    )
+    logger.info("The S3 server goes on running; stop it with `python -m infra.local_s3 stop`.")
 
 
 if __name__ == "__main__":

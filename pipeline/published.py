@@ -8,14 +8,18 @@ width, inputs, outputs) and biases.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.storage import UserError
 from pipeline.cli import PositionalPath, run_command
 from pipeline.config.checks import raise_problems
 from pipeline.config.task import Sigma
 from pipeline.config.train import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,11 +65,11 @@ def main(config: PublishedConfig) -> None:
     settings = TrainConfig(preset="published", system=model.system, sigma_255=config.sigma_255, name=name)
     held = run.read_json(CONFIG)
     if held is not None and held.get("preset") != settings.preset:
-        raise ValueError(f"{run.store.url} is a run that was trained here; choose another --name.")
+        raise UserError(f"{run.store.url} is a run that was trained here; choose another --name.")
     run.write_json(CONFIG, dataclasses.asdict(settings))
     run.save_checkpoint(model_to_files(model), {"images_seen": 0, "published": config.file.name})
-    print(f"{config.file}: {model.system}, {parameter_count(model):,} parameters; the run is {run.store.url}")
-    print(f"next: python -m pipeline.evaluate --run {run.store.url} --data DATA --sigma-255 25")
+    logger.info(f"{config.file}: {model.system}, {parameter_count(model):,} parameters; the run is {run.store.url}")
+    logger.info(f"next: python -m pipeline.evaluate --run {run.store.url} --data DATA --sigma-255 25")
 
 
 def read_published(path: Path) -> Restorer:
@@ -79,7 +83,7 @@ def read_published(path: Path) -> Restorer:
     first, last = convolutions[0][0], convolutions[-1][0]
     shape = (len(convolutions), first.shape[1], last.shape[0])
     if shape not in CONVOLUTIONS:
-        raise ValueError(
+        raise UserError(
             f"{path} holds {shape[0]} convolutions from {shape[1]} to {shape[2]} channels, which is neither FFDNet for "
             "colour (12, from 13 to 12) nor DnCNN for colour (17 or 20, from 3 to 3)."
         )
@@ -91,7 +95,7 @@ def read_published(path: Path) -> Restorer:
         for number, (layer, (weight, bias)) in enumerate(zip(layers, convolutions, strict=True), 1):
             assert layer.bias is not None
             if layer.weight.shape != weight.shape or layer.bias.shape != bias.shape:
-                raise ValueError(
+                raise UserError(
                     f"convolution {number} of {path} has filters {weight.shape} and {bias.size} biases, but "
                     f"{model.system} has {tuple(layer.weight.shape)} and {layer.bias.numel()}."
                 )
@@ -117,9 +121,9 @@ def read_convolutions(path: Path) -> Convolutions:
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # h5py and scipy raise many kinds for files of another make
-        raise ValueError(f"{path} holds no published network that can be read ({error}).") from error
+        raise UserError(f"{path} holds no published network that can be read ({error}).") from error
     if not found:
-        raise ValueError(f"{path} holds no convolutions; take the file with the authors' network in it.")
+        raise UserError(f"{path} holds no convolutions; take the file with the authors' network in it.")
     return found
 
 
@@ -130,7 +134,7 @@ def _read_hdf5(path: Path) -> Convolutions:
     try:
         import h5py
     except ImportError:
-        raise ValueError("reading MATLAB files of version 7.3 needs h5py: pip install h5py") from None
+        raise UserError("reading MATLAB files of version 7.3 needs h5py: pip install h5py") from None
 
     found = []
     with h5py.File(path) as file:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.storage import Storage
+from infra.storage import Storage, UserError
 from infra.storage.parquet import read_table
 from sharding.sources import SPLITS
 from sharding.write.pack import ShardRecord
@@ -57,17 +57,17 @@ class Dataset:
         try:
             info = json.loads(store.get(DATASET))
         except FileNotFoundError:
-            raise ValueError(
+            raise UserError(
                 f"there is no finished data set at {store.url} (no {DATASET}); make one there with `python -m "
                 "pipeline.shard`, or finish an interrupted one by running its command again."
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise ValueError(
+            raise UserError(
                 f"{store.url}/{DATASET} is damaged: it is no JSON; run the `python -m pipeline.shard` command that "
                 "made the data set again."
             ) from None
         if info.get("format") != FORMAT:
-            raise ValueError(
+            raise UserError(
                 f"{store.url}/{DATASET} has format {info.get('format')!r}, but this version reads {FORMAT}."
             )
         try:
@@ -75,7 +75,7 @@ class Dataset:
         except FileNotFoundError:
             data = b""
         if hashlib.sha256(data).hexdigest() != info["manifest"]["sha256"]:
-            raise ValueError(
+            raise UserError(
                 f"{store.url}/{MANIFEST} is missing or is not the one that {DATASET} names; run the `python -m "
                 "pipeline.shard` command that made the data set again."
             )
@@ -123,7 +123,7 @@ class Dataset:
         """One split's samples. ValueError when it has none."""
         if not self.split_sizes.get(name):
             full = ", ".join(f"{k} ({n})" for k, n in self.split_sizes.items() if n)
-            raise ValueError(f"the data set {self.name} has no {name!r} split; it has {full}.")
+            raise UserError(f"the data set {self.name} has no {name!r} split; it has {full}.")
         table = self.table.filter(pa.compute.equal(self.table["split"], name))
         return Split(
             name=name,
@@ -150,7 +150,7 @@ def publish(
         quarantined += len(part.bad)
     sizes = {entry.name: entry.size_bytes for entry in store.list()}
     if absent := [shard["name"] for shard in shards if sizes.get(shard["name"]) != shard["bytes"]]:
-        raise ValueError(
+        raise UserError(
             f"{len(absent)} shards are not at {store.url}, the first being {absent[0]}; with several machines --out "
             "must be an s3:// URL or a folder that all of them share."
         )

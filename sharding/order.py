@@ -17,6 +17,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from infra.storage import UserError
+
 
 @dataclass(frozen=True)
 class GlobalBatch:
@@ -71,7 +73,7 @@ class DeterministicSampler:
                 "a smaller batch, or keep the last images (drop_last=False)"
             )
         if problems:
-            raise ValueError("; ".join(problems) + ".")
+            raise UserError("; ".join(problems) + ".")
         assert not self.windowed or sum(self.shards) == self.samples, (self.shards, self.samples)
 
     @property

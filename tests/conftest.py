@@ -11,7 +11,9 @@ import pytest
 from infra.local_s3 import seaweedfs as weed
 from infra.local_s3.server import LocalS3
 from infra.storage import StorageError
+from pipeline.config.logs import configure_logging
 
+configure_logging()
 # No test may meet the developer's own account.
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]

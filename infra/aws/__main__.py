@@ -14,6 +14,7 @@ from infra.aws.policies import head_policy, worker_policy
 from infra.aws.setup import check_bucket, setup
 from infra.aws.steps import Account, aws_errors
 from infra.aws.teardown import teardown
+from infra.storage import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +38,10 @@ def _cluster(options: argparse.Namespace) -> ClusterFile:
         check_bucket(named)
     if cluster.bucket == PLACEHOLDERS["bucket"]:
         if not named:
-            raise ValueError(f"{options.cluster} names no bucket yet; run setup with --bucket NAME first.")
+            raise UserError(f"{options.cluster} names no bucket yet; run setup with --bucket NAME first.")
         return dataclasses.replace(cluster, bucket=named)
     if named and named != cluster.bucket:
-        raise ValueError(f"--bucket {named}: {options.cluster} uses {cluster.bucket!r}; change it there.")
+        raise UserError(f"--bucket {named}: {options.cluster} uses {cluster.bucket!r}; change it there.")
     return cluster
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.storage import UserError
+
 PLACEHOLDERS = {
     "bucket": "YOUR-BUCKET",
     "image": "ami-00000000000000000",
@@ -61,7 +63,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
             "lines of the shipped file."
         )
     if problems:
-        raise ValueError("\n".join(problems))
+        raise UserError("\n".join(problems))
     assert store
     region = provider["region"]
     return ClusterFile(
@@ -84,11 +86,11 @@ def load(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"there is no {path}; run this in the project's folder, or say --cluster FILE.") from None
+        raise UserError(f"there is no {path}; run this in the project's folder, or say --cluster FILE.") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no yaml: {' '.join(str(error).split())}; mend that line.") from None
+        raise UserError(f"{path} is no yaml: {' '.join(str(error).split())}; mend that line.") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no settings; begin with the shipped file.")
+        raise UserError(f"{path} holds no settings; begin with the shipped file.")
     return config
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from infra.aws.cluster_file import PLACEHOLDERS, ClusterFile, fill_in
 from infra.aws.policies import TRUST, bucket_policy, head_policy, worker_policy
 from infra.aws.steps import Account, absent
+from infra.storage import UserError
 
 TAG = {"Key": "project", "Value": "irae"}
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
@@ -68,13 +69,13 @@ def check_ranges(ranges: list[str]) -> None:
         if network.prefixlen < 8:
             problems.append(f"--ssh-from {text} lets in half the world; give your own address, like 203.0.113.7/32.")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise UserError("\n".join(problems))
 
 
 def check_bucket(name: str) -> None:
     """ValueError for a name that S3 does not take."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", name):
-        raise ValueError(f"--bucket {name} is no bucket's name; use 3 to 63 small letters, digits and hyphens.")
+        raise UserError(f"--bucket {name} is no bucket's name; use 3 to 63 small letters, digits and hyphens.")
 
 
 def make_bucket(account: Account, bucket: str) -> None:
@@ -187,7 +188,7 @@ def default_vpc(account: Account) -> str:
     """The account's default network. ValueError when it has none."""
     found = account.ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     if not found:
-        raise ValueError(f"the account has no default VPC in {account.region}; name one with --vpc vpc-...")
+        raise UserError(f"the account has no default VPC in {account.region}; name one with --vpc vpc-...")
     return str(found[0]["VpcId"])
 
 

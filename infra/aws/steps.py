@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from infra.storage import UserError
+
 
 class Account:
     """Clients of one region, and the one way in which anything is changed.
@@ -17,7 +19,7 @@ class Account:
         try:
             import boto3
         except ImportError as error:
-            raise ValueError("infra.aws needs boto3: pip install 'irae-pipeline[s3]'") from error
+            raise UserError("infra.aws needs boto3: pip install 'irae-pipeline[s3]'") from error
         session = boto3.session.Session(region_name=region)
         self.region, self.dry_run, self._say = region, dry_run, say
         self.ec2, self.iam, self.s3, self.ssm = (session.client(name) for name in ("ec2", "iam", "s3", "ssm"))
@@ -59,17 +61,17 @@ def aws_errors() -> Iterator[None]:
     try:
         yield
     except (boto.NoCredentialsError, boto.PartialCredentialsError):
-        raise ValueError("no AWS credentials were found; set AWS_PROFILE, or run `aws configure`.") from None
+        raise UserError("no AWS credentials were found; set AWS_PROFILE, or run `aws configure`.") from None
     except boto.ClientError as error:
         code, operation = error.response["Error"]["Code"], error.operation_name
         if operation == "HeadBucket":
-            raise ValueError(f"the bucket's name is taken by another account ({code}); choose another.") from None
+            raise UserError(f"the bucket's name is taken by another account ({code}); choose another.") from None
         if code in ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"):
-            raise ValueError(
+            raise UserError(
                 f"AWS does not allow {operation} to these credentials; use those of an administrator for setup and "
                 "teardown (the cluster itself runs with the small policies that `policy` prints)."
             ) from error
         text = error.response["Error"].get("Message", "")
-        raise ValueError(f"AWS answered {operation} with {code}: {text} Mend that and repeat the command.") from error
+        raise UserError(f"AWS answered {operation} with {code}: {text} Mend that and repeat the command.") from error
     except boto.BotoCoreError as error:
-        raise ValueError(f"AWS cannot be used ({error}); look at the region, the network and AWS_PROFILE.") from error
+        raise UserError(f"AWS cannot be used ({error}); look at the region, the network and AWS_PROFILE.") from error

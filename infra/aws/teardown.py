@@ -9,6 +9,7 @@ from typing import Any
 from infra.aws.cluster_file import ClusterFile
 from infra.aws.setup import find_groups
 from infra.aws.steps import Account, absent
+from infra.storage import UserError
 
 RAYS_OWN_ROLE = "ray-autoscaler-v1"
 """The role with full rights that Ray makes when a file names no instance profile."""
@@ -21,7 +22,7 @@ def teardown(account: Account, cluster: ClusterFile, delete_bucket: str | None =
     ValueError when `delete_bucket` is not the bucket's name.
     """
     if delete_bucket not in (None, cluster.bucket):
-        raise ValueError(f"--delete-bucket {delete_bucket}: {cluster.path} uses {cluster.bucket!r}; repeat that name.")
+        raise UserError(f"--delete-bucket {delete_bucket}: {cluster.path} uses {cluster.bucket!r}; repeat that name.")
     end_machines(account, cluster.cluster)
     for name in (cluster.group, f"ray-autoscaler-{cluster.cluster}"):
         for group in find_groups(account, name):

@@ -15,12 +15,10 @@ import builtins
 from pathlib import Path
 from typing import NamedTuple
 
+from infra.storage.errors import StorageError
+
 # Files that are being written begin with this; they are never listed, and no name may begin with it.
 TEMPORARY_PREFIX = ".tmp-"
-
-
-class StorageError(ValueError):
-    """What a user can mend about a place: one sentence with the place, what is wrong and what to do."""
 
 
 class Entry(NamedTuple):

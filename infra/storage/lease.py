@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.storage.base import Storage
+from infra.storage.errors import UserError
 
 LOCKS = "lock/"
 RENEW_S = 2.0
@@ -46,7 +47,7 @@ class Lease:
     def check(self) -> None:
         """ValueError when another run has taken the place over."""
         if _numbers(self.store)[-1:] != [self.number]:
-            raise ValueError(
+            raise UserError(
                 f"another run has taken over {self.store.url}, because this one gave no sign of life for {LEASE_TTL_S:.0f} "
                 "s; it goes on there."
             )
@@ -94,7 +95,7 @@ def _is_abandoned(store: Storage, name: str) -> bool:
     deadline_s = time.monotonic() + LEASE_TTL_S
     while now is not None and time.monotonic() < deadline_s:
         if now != first or (now["machine"] == here["machine"] and _is_alive(now["pid"], now["started"])):
-            raise ValueError(
+            raise UserError(
                 f"another run is at work on {store.url} (process {now['pid']} on {now['host']}); wait until it has "
                 "ended, or end it, or choose another --out."
             )

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from infra.storage.base import TEMPORARY_PREFIX, Entry, Storage, StorageError, check_name, folder_of, join_url
+from infra.storage.base import TEMPORARY_PREFIX, Entry, Storage, check_name, folder_of, join_url
+from infra.storage.errors import StorageError
 
 _COPY_BYTES = 1 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from infra.storage.base import Storage, StorageError
+from infra.storage.base import Storage
+from infra.storage.errors import StorageError
 
 
 def open_storage(url: str | Path) -> Storage:

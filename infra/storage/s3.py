@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from infra.storage.base import Entry, Storage, StorageError, check_name, folder_of, join_url
+from infra.storage.base import Entry, Storage, check_name, folder_of, join_url
+from infra.storage.errors import StorageError
 from infra.storage.local import file_errors, new_file
 from infra.storage.s3_download import ATTEMPT_S, Download, Stalled
 from infra.storage.s3_errors import user_error

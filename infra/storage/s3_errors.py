@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from infra.storage.base import StorageError
+from infra.storage.errors import StorageError
 
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken")
 _WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "UnrecognizedClientException")

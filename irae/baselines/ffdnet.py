@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irae.baselines.dncnn import conv_stack
+from irae.errors import IRAEError
 from irae.restorer import Restorer, Sigma255
 
 FEATURES, MIDDLE_LAYERS = 96, 10
@@ -33,10 +34,10 @@ class FFDNet(Restorer):
     def forward(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
         """ValueError without sigma_255, or when a side is odd (restore() pads by itself)."""
         if sigma_255 is None:
-            raise ValueError("FFDNet must be told the noise's strength: give --sigma-255.")
+            raise IRAEError("FFDNet must be told the noise's strength: give --sigma-255.")
         batch, _, height, width = degraded.shape
         if height % 2 or width % 2:
-            raise ValueError(f"images of {height}x{width} do not fit FFDNet: both sides must be even.")
+            raise IRAEError(f"images of {height}x{width} do not fit FFDNet: both sides must be even.")
         sigma = torch.as_tensor(sigma_255, dtype=degraded.dtype, device=degraded.device) / 255
         maps = sigma.reshape(-1, 1, 1, 1).expand(batch, self.noise_maps, height // 2, width // 2)
         # pixel_unshuffle keeps a colour's four pixels together, which is the order that the authors have.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irae.baselines.init import init_looks_linear_
+from irae.errors import IRAEError
 from irae.restorer import Restorer, Sigma255
 
 DEPTH, FILTERS, SLOPE = 4, 64, 0.2
@@ -34,7 +35,7 @@ class UNet(Restorer):
         """ValueError when a side is not divisible by 8 (restore() pads by itself)."""
         height, width = degraded.shape[-2:]
         if height % self.side_multiple or width % self.side_multiple:
-            raise ValueError(f"images of {height}x{width} do not fit this U-Net: sides must be divisible by 8.")
+            raise IRAEError(f"images of {height}x{width} do not fit this U-Net: sides must be divisible by 8.")
         x, bridges = degraded, []
         for block in self.down[:-1]:
             x = block(x)

@@ -1,19 +1,22 @@
-"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
-
-No heavy import here: `--help` prints from these classes in a fraction of a second.
-"""
+"""Checks of options: every problem of a command line is collected and raised at once."""
 
 from __future__ import annotations
 
+from infra.storage.errors import UserError
+from irae.errors import IRAEError
+
+USER_ERRORS = (UserError, IRAEError)
+"""What a user can mend; everything else keeps its traceback."""
+
 
 def raise_problems(problems: list[str]) -> None:
-    """Raise one ValueError that holds every problem."""
+    """Raise one UserError that holds every problem, a line each; nothing for an empty list."""
     if problems:
-        raise ValueError("\n".join(problems))
+        raise UserError("\n".join(problems))
 
 
 def check_minimum(problems: list[str], minimum: float, **values: float | None) -> None:
-    """Note each value that is below its minimum."""
+    """Add a problem for each value that is below its minimum."""
     for name, value in values.items():
         if value is not None and value < minimum:
             problems.append(f"--{name.replace('_', '-')} is {value}, but must be at least {minimum}.")

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from infra.storage import UserError
 from pipeline.config.presets import preset
 from pipeline.config.train import TrainConfig, train_config
 
@@ -38,6 +39,6 @@ def read_config(path: Path) -> TrainConfig:
     try:
         return train_config(json.loads(path.read_text()))
     except OSError as error:
-        raise ValueError(f"--config {path} cannot be read ({error.strerror}); name a file.") from None
+        raise UserError(f"--config {path} cannot be read ({error.strerror}); name a file.") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"--config {path} holds no training configuration: {error}") from None
+        raise UserError(f"--config {path} holds no training configuration: {error}") from None

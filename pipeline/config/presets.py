@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from infra.storage import UserError
 from irae.config import IRAEConfig
 from pipeline.config.train import TrainConfig
 
@@ -37,5 +38,5 @@ def preset(name: str, has_gpu: Callable[[], bool]) -> TrainConfig:
     if name == "auto":
         name = "standard" if has_gpu() else "laptop"
     if name not in PRESETS:
-        raise ValueError(f"--preset is {name!r}, but must be auto, {', '.join(PRESETS)}.")
+        raise UserError(f"--preset is {name!r}, but must be auto, {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
+from infra.storage import UserError
 from irae.config import IRAEConfig
 from irae.registry import MODELS, side_multiple
 from pipeline.config.checks import check_minimum
@@ -233,6 +234,6 @@ def train_config(values: dict[str, Any]) -> TrainConfig:
         | {*values.get("model", {})} - {f.name for f in fields(IRAEConfig)}
     )
     if unknown:
-        raise ValueError(f"a training configuration has no {', '.join(unknown)}; take it out.")
+        raise UserError(f"a training configuration has no {', '.join(unknown)}; take it out.")
     model = {"model": IRAEConfig(**values["model"])} if "model" in values else {}
     return TrainConfig(**{**values, **model})

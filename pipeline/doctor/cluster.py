@@ -12,12 +12,14 @@ from typing import Any
 from infra.aws.cluster_file import load
 from infra.aws.prices import estimate
 from infra.cluster import apply_settings
-from infra.storage import open_storage
+from infra.storage import UserError, open_storage
 from pipeline.cli import run_command
 from pipeline.config.environment import store_url
 from pipeline.doctor.cluster_file import check_cluster_file
 from pipeline.doctor.config import DoctorConfig
 from pipeline.doctor.machine import Findings, Peers, examine
+
+logger = logging.getLogger(__name__)
 
 THINGS = ("versions", "identity", "store", "clock", "cache", "GPU", "others")
 ANSWER_S = 120.0
@@ -28,8 +30,8 @@ def main(config: DoctorConfig) -> None:
     """ValueError, with a sentence for each problem, unless all is well."""
     problems = check_file(config.cluster) if config.cluster else check_machines(config)
     if problems:
-        raise ValueError("\n".join(problems))
-    print("all is well")
+        raise UserError("\n".join(problems))
+    logger.info("all is well")
 
 
 def check_file(path: Path) -> list[str]:
@@ -38,7 +40,7 @@ def check_file(path: Path) -> list[str]:
     problems = check_cluster_file(path)
     config = load(path)
     if config.get("provider", {}).get("type") == "aws" and config.get("available_node_types"):
-        print(estimate(config))
+        logger.info(estimate(config))
     return [f"{path}: {problem}" for problem in problems]
 
 
@@ -88,7 +90,7 @@ def examine_cluster(url: str, shared_file: str, wanted: int | None) -> tuple[lis
     try:
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError:
-        raise ValueError(
+        raise UserError(
             "a cluster was started here, but does not answer; run `ray up` again, or look at this machine alone "
             "with --local."
         ) from None

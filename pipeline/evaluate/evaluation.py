@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infra.storage import Storage, open_storage
+from infra.storage import Storage, UserError, open_storage
 from pipeline.cli import ProgressLine, run_command
 from pipeline.config.task import missing_fields, task_label, task_text
 from pipeline.config.train import TrainConfig
@@ -18,6 +19,8 @@ from pipeline.runs.evaluations import EXAMPLE_KINDS, EXAMPLES, METRICS, PER_IMAG
 from pipeline.runs.find import find_data, open_checked
 from pipeline.runs.load import Trained, load_trained
 from sharding.dataset import Dataset
+
+logger = logging.getLogger(__name__)
 
 RELEASED_BITS = 5
 SSIM_TEXT = "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1"
@@ -52,8 +55,8 @@ def main(config: EvaluateConfig) -> None:
     """Measure every image of the split, print the means, keep the figures and some examples."""
     evaluation = prepare(config)
     if config.dry_run:
-        print(describe(evaluation))
-        print(f"results would go to {evaluation.out.url}")
+        logger.info(describe(evaluation))
+        logger.info(f"results would go to {evaluation.out.url}")
         return
     evaluate(evaluation)
 
@@ -74,18 +77,18 @@ def prepare(config: EvaluateConfig) -> Evaluation:
     elif unknown := sorted({*config.keep} - {*dataset.split(config.split).keys}):
         problems.append(f"--keep: {dataset.store.url} has no {config.split} image {', '.join(unknown)}; name its keys.")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise UserError("\n".join(problems))
     out = open_storage(config.out) if config.out else trained.run.store.at("evaluations")
     released = "-released" if config.protocol == "released" else ""
     folder = out.at(f"{dataset.name}-{config.split}-{task_label(task)}{released}")
     return Evaluation(config, trained, dataset, task, RELEASED_BITS if released else dataset.bits, folder)
 
 
-def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict[str, Any]:
+def evaluate(evaluation: Evaluation) -> dict[str, Any]:
     """Measure, keep metrics.json, per_image.parquet and examples in the folder; returns what metrics.json holds."""
 
     out = evaluation.out
-    say(describe(evaluation))
+    logger.info(describe(evaluation))
     rows: list[dict[str, Any]] = []
     speeds: list[tuple[int, float]] = []
     with ProgressLine("evaluating", evaluation.images, "images") as line:
@@ -97,11 +100,11 @@ def evaluate(evaluation: Evaluation, say: Callable[[str], None] = print) -> dict
     keep_examples(evaluation, rows)
     out.put(PER_IMAGE, table_bytes(rows))
     out.put(METRICS, json.dumps(metrics, indent=1).encode())
-    say(table(metrics))
+    logger.info(table(metrics))
     if "round_trip_max_error" in metrics:
         error = metrics["round_trip_max_error"]
-        say(f"exact inverse: the degraded image comes back with an error of at most {error:.1e}")
-    say(f"figures and examples are in {out.url}")
+        logger.info(f"exact inverse: the degraded image comes back with an error of at most {error:.1e}")
+    logger.info(f"figures and examples are in {out.url}")
     return metrics
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from infra.spot_notice import notice_file
 from pipeline.cli import run_command
 from pipeline.guard.config import GuardConfig
 
+logger = logging.getLogger(__name__)
+
 POLL_S = 5.0
 IMDS = "http://169.254.169.254"
 NOTICE_S = 110
@@ -34,14 +37,14 @@ NOTICE_S = 110
 def main(config: GuardConfig) -> None:
     """Start it in the background, or keep watch until the machine ends."""
     if config.action == "start":
-        print(f"watching in the background: {start(sys.argv[2:])}")
+        logger.info(f"watching in the background: {start(sys.argv[2:])}")
         return
     guard = Guard(config)
     while True:
         try:
             guard.look()
         except Exception as error:  # it must outlive whatever goes wrong around it
-            print(f"{time.strftime('%F %T')} {type(error).__name__}: {error}", flush=True)
+            logger.info(f"{time.strftime('%F %T')} {type(error).__name__}: {error}")
         time.sleep(POLL_S)
 
 
@@ -191,7 +194,7 @@ def minutes_since(moment_s: float) -> float:
 
 
 def say(text: str) -> None:
-    print(f"{time.strftime('%F %T')} {text}", flush=True)
+    logger.info(f"{time.strftime('%F %T')} {text}")
 
 
 if __name__ == "__main__":

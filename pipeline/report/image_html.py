@@ -8,6 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from infra.storage import UserError
 from pipeline.runs.evaluations import Evaluation
 
 RAMP = ((0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 200))
@@ -24,7 +25,7 @@ def read_picture(evaluation: Evaluation, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(evaluation.store.get(name)), formats=("PNG",)) as image:
             return np.array(image.convert("RGB"))
     except (FileNotFoundError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
+        raise UserError(
             f"the picture {evaluation.store.url}/{name} cannot be read ({error}); evaluate again."
         ) from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from infra.storage import StorageError
+from infra.storage import StorageError, UserError
 from pipeline.config.task import task_label
 from pipeline.config.train import TrainConfig, train_config
 from pipeline.runs.evaluations import EVALUATIONS, Evaluation, one_line, read_evaluation
@@ -76,7 +76,7 @@ def read_runs(places: Sequence[str | None]) -> list[RunFacts]:
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        raise ValueError("\n".join(problems))
+        raise UserError("\n".join(problems))
     runs = list(found.values())
     for attribute in ("system", "name", "url"):
         labels = [getattr(run, attribute) for run in runs]
@@ -98,9 +98,9 @@ def read_run(place: str | None) -> RunFacts:
     except StorageError:
         raise
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise ValueError(f"the run {run.store.url} has a damaged file ({one_line(error)}); restore it.") from None
+        raise UserError(f"the run {run.store.url} has a damaged file ({one_line(error)}); restore it.") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{run.store.url} is no run: it has no {CONFIG}; name another one.")
+        raise UserError(f"{run.store.url} is no run: it has no {CONFIG}; name another one.")
     evaluations = [read_evaluation(run.store.at(EVALUATIONS, name)) for name in run.store.folders(EVALUATIONS)]
     return RunFacts(run.store.url, config, rows, best or {}, [e for e in evaluations if e])
 

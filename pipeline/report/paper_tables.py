@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.storage import UserError
 from pipeline.report.load import system_title, task_title
 from pipeline.runs.evaluations import is_number, one_line
 
@@ -54,10 +55,10 @@ def read_table(path: Path) -> PaperTable:
         values = json.loads(path.read_text())
         return make_table(values)
     except OSError as error:
-        raise ValueError(f"--table {path} cannot be read ({error.strerror}); name a table.json.") from None
+        raise UserError(f"--table {path} cannot be read ({error.strerror}); name a table.json.") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
-        raise ValueError(
+        raise UserError(
             f"--table {path} is no table.json of `python -m pipeline.reproduce` ({reason}); name another file."
         ) from None
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 
-from infra.storage import open_storage
+from infra.storage import UserError, open_storage
 from pipeline.cli import run_command
 from pipeline.report.config import ReportConfig
 from pipeline.report.load import read_runs
 from pipeline.report.page import render
 from pipeline.report.paper_tables import read_table
+
+logger = logging.getLogger(__name__)
 
 
 def main(config: ReportConfig) -> None:
@@ -28,14 +31,14 @@ def main(config: ReportConfig) -> None:
     except ValueError as error:
         problems.append(str(error))
     if problems:
-        raise ValueError("\n".join(problems))
+        raise UserError("\n".join(problems))
     page = render(runs, tables, command_of(config)).encode()
     folder, _, name = (config.out if "://" in config.out else os.path.abspath(config.out)).rpartition("/")
     open_storage(folder or "/").put(name, page)
     for run in runs:
         if not run.evaluations:
-            print(f"{run.name} is not evaluated: `python -m pipeline.evaluate --run {shlex.quote(run.url)}`")
-    print(f"{config.out}: {len(page) / 1e6:.1f} MB, one file; open it in a browser")
+            logger.info(f"{run.name} is not evaluated: `python -m pipeline.evaluate --run {shlex.quote(run.url)}`")
+    logger.info(f"{config.out}: {len(page) / 1e6:.1f} MB, one file; open it in a browser")
 
 
 def command_of(config: ReportConfig) -> str:

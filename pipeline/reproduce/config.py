@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from infra.storage import UserError
 from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.reproduce import paper_numbers as paper
 
@@ -31,7 +32,7 @@ class Budget:
         except ValueError:
             amount = math.nan
         if found is None or not amount > 0 or (found[2] == "images" and amount != int(amount)):
-            raise ValueError(f"the budget {text!r} is not like 20000images, 3min or full.")
+            raise UserError(f"the budget {text!r} is not like 20000images, 3min or full.")
         return cls(images=int(amount)) if found[2] == "images" else cls(minutes=amount)
 
     @property

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from infra.storage import join_url, open_storage
+from infra.storage import UserError, join_url, open_storage
 from pipeline.config.checks import raise_problems
 from pipeline.config.environment import store_url
 from pipeline.config.presets import PRESETS
@@ -87,7 +87,7 @@ def _cell(config: ReproduceConfig, name: str, dataset: Dataset, wanted: TrainCon
     source = dataset.name
     split: Literal["val", "test"] = "val" if config.protocol == "released" and source == "celeba" else "test"
     if not dataset.split_sizes.get(split):
-        raise ValueError(f"the data set {dataset.store.url} has no {split} images to evaluate on; make it with some.")
+        raise UserError(f"the data set {dataset.store.url} has no {split} images to evaluate on; make it with some.")
     place = dataclasses.replace(resolved, out=cell_url(resolved, dataset), name=None)
     return Cell(name, source, place, dataset.split_sizes["train"], split, config.protocol, config.test_images)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from infra.storage import Storage
+from infra.storage import Storage, UserError
 from pipeline.reproduce.bars import Bar, draw
 from pipeline.reproduce.config import Budget, ReproduceConfig
 from pipeline.reproduce.decoder import LAYERS, WIDTH
@@ -18,6 +19,8 @@ from pipeline.reproduce.run_experiment import Result
 from pipeline.reproduce.scheduler import run_all
 from pipeline.reproduce.statistics import bootstrap
 from pipeline.reproduce.train_decoders import Decoding, decode_cell
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -31,10 +34,10 @@ def measure(config: ReproduceConfig, cells: Sequence[Cell], store: Storage) -> N
     store.put("claim.svg", figure(claim).encode())
     store.put("claim.md", text.encode())
     store.put("claim.json", json.dumps(claim, indent=1).encode())
-    print(text)
-    print(f"claim.svg, .md and .json are in {store.url}")
+    logger.info(text)
+    logger.info(f"claim.svg, .md and .json are in {store.url}")
     if failed := [result for result in results if result.error is not None]:
-        raise ValueError(f"{len(failed)} of {len(results)} networks failed; their messages are in the table.")
+        raise UserError(f"{len(failed)} of {len(results)} networks failed; their messages are in the table.")
 
 
 def claim_of(config: ReproduceConfig, results: Sequence[Result]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from infra.storage import join_url
+import logging
+
+from infra.storage import UserError, join_url
 from pipeline.cli import run_command
 from pipeline.config.environment import store_url
 from pipeline.reproduce.config import ReproduceConfig
@@ -11,6 +13,8 @@ from pipeline.reproduce.information_loss import measure
 from pipeline.reproduce.scheduler import run_all
 from pipeline.reproduce.table import table_of, write
 from pipeline.runs.find import open_checked
+
+logger = logging.getLogger(__name__)
 
 
 def main(config: ReproduceConfig) -> None:
@@ -28,10 +32,10 @@ def main(config: ReproduceConfig) -> None:
         return
 
     results = run_all(cells, config.ray)
-    print(write(store, table_of(config, results)))
-    print(f"table.md, .csv, .parquet and .json are in {store.url}")
+    logger.info(write(store, table_of(config, results)))
+    logger.info(f"table.md, .csv, .parquet and .json are in {store.url}")
     if failed := sum(result.error is not None for result in results):
-        raise ValueError(f"{failed} of {len(results)} cells failed; their messages are in the table.")
+        raise UserError(f"{failed} of {len(results)} cells failed; their messages are in the table.")
 
 
 def default_url(config: ReproduceConfig) -> str:
@@ -47,13 +51,13 @@ def default_url(config: ReproduceConfig) -> str:
 def print_plan(config: ReproduceConfig, cells: list[Cell], out: str) -> None:
     """What will be trained; with --dry-run each cell with its folder."""
     names = ", ".join(dict.fromkeys(cell.dataset for cell in cells))
-    print(
+    logger.info(
         f"{len(cells)} cells of {config.budget} each: {', '.join(config.chosen_systems)} for "
         f"{', '.join(config.chosen_tasks)} on {names}; seeds {' '.join(map(str, config.seeds))}; results in {out}"
     )
     if config.dry_run:
         for cell in cells:
-            print(f"{cell.name}: lr {cell.config.lr:g}, batch {cell.config.global_batch_size}, {cell.url}")
+            logger.info(f"{cell.name}: lr {cell.config.lr:g}, batch {cell.config.global_batch_size}, {cell.url}")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,6 @@ def evaluate_cell(cell: Cell) -> tuple[dict[str, Any], list[float]]:
     except FileNotFoundError:
         metrics = {}
     if metrics.get("images") != evaluation.images:
-        metrics = evaluate(evaluation, say=lambda text: None)
+        metrics = evaluate(evaluation)
     rows = pq.read_table(io.BytesIO(evaluation.out.get(PER_IMAGE)), columns=["psnr_db_restored"])
     return metrics, rows["psnr_db_restored"].to_pylist()

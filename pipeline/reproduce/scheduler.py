@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,8 @@ from infra.cluster import ray_session
 from pipeline.cli import ProgressLine
 from pipeline.reproduce.experiments import Cell
 from pipeline.reproduce.run_experiment import Result, run_cell
+
+logger = logging.getLogger(__name__)
 
 Show = Callable[[Result], None]
 Work = Callable[..., Result]
@@ -22,7 +25,7 @@ def run_all(cells: Sequence[Cell], use_ray: bool, work: Work = run_cell) -> list
 
         def show(result: Result) -> None:
             results[result.cell.name] = result
-            line.print(f"{len(results)} of {len(cells)}: {describe(result)}")
+            logger.info(f"{len(results)} of {len(cells)}: {describe(result)}")
             line.update(len(results))
 
         if use_ray:

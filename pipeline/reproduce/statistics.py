@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from infra.storage import UserError
+
 DRAWS = 2000
 CONFIDENCE = 0.95
 _CHUNK = 100
@@ -30,7 +32,7 @@ def bootstrap(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Estimate
     """
     table = np.atleast_2d(np.asarray(values, np.float64))
     if not table.size or not np.isfinite(table).all():
-        raise ValueError(f"a mean needs finite values, but of {table.size} are {int(np.isfinite(table).sum())} finite.")
+        raise UserError(f"a mean needs finite values, but of {table.size} are {int(np.isfinite(table).sum())} finite.")
     seeds, images = table.shape
     rng = np.random.default_rng(seed)
     means: list[np.ndarray] = []

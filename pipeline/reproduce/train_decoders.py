@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra.storage import open_storage
+from infra.storage import UserError, open_storage
 from irae.model import IRAE, parameter_count
 from irae.restorer import Restorer
 from irae.schedules import cosine
@@ -209,7 +209,7 @@ def test(trained: Trained, images: Images, decoding: Decoding, decode: Any) -> d
     variance = max(float(mse_val.mean()), LEAST_VARIANCE)
     of_input = float((second_val.mean(axis=0) - mean_val.mean(axis=0) ** 2).mean())
     if not np.isfinite(mse).all():
-        raise ValueError("the network's input came back as numbers that are not finite.")
+        raise UserError("the network's input came back as numbers that are not finite.")
     return {
         "mse": mse.tolist(),
         "max_error": largest,

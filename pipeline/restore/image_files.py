@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from infra.storage import UserError
+
 MAX_PIXELS = 2**29
 """Largest picture read, about 23,000 x 23,000: beyond it a few bytes of file could ask for all of the memory."""
 
@@ -68,12 +70,12 @@ def read_picture(path: Path) -> Picture:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): check its name and permissions") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its name and permissions") from error
     if not data:
-        raise ValueError(f"{path} is empty (0 bytes): get a whole copy of it or leave it out")
+        raise UserError(f"{path} is empty (0 bytes): get a whole copy of it or leave it out")
     png_bits = _png_bits(data)
     if png_bits == 16:
-        raise ValueError(f"{path} has 16 bits a channel, of which half would be lost: convert it to 8 bits first")
+        raise UserError(f"{path} has 16 bits a channel, of which half would be lost: convert it to 8 bits first")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
             _refuse_by_header(path, image)
@@ -85,9 +87,9 @@ def read_picture(path: Path) -> Picture:
     except (_Refused, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a PNG, JPEG or WebP picture, or its start is broken: convert it") from error
+        raise UserError(f"{path} is not a PNG, JPEG or WebP picture, or its start is broken: convert it") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and others for broken files
-        raise ValueError(f"{path} is broken or cut short ({error}): get a whole copy of it or leave it out") from error
+        raise UserError(f"{path} is broken or cut short ({error}): get a whole copy of it or leave it out") from error
 
 
 def write_picture(path: Path, rgb: np.ndarray, like: Picture | None = None) -> None:
@@ -125,7 +127,7 @@ def check_writable(path: Path, height: int, width: int, *, has_alpha: bool) -> N
     """
     file_format = _FORMATS.get(path.suffix.lower())
     if file_format is None:
-        raise ValueError(_suffix_problem(path))
+        raise UserError(_suffix_problem(path))
     problems = []
     if has_alpha and file_format == "JPEG":
         problems.append(f"{path} cannot hold the input's transparency: write to .png or .webp")
@@ -139,7 +141,7 @@ def list_pictures(folder: Path) -> list[Path]:
     """All picture files (by suffix, any case) under `folder`, sorted; hidden files and folders are left out, and links
     to folders are not followed. ValueError: not a folder."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: name an existing one")
+        raise UserError(f"{folder} is not a folder: name an existing one")
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -278,4 +280,4 @@ def _place(path: Path) -> Path:
 def _raise_all(problems: Iterable[str]) -> None:
     unique = list(dict.fromkeys(problems))
     if unique:
-        raise ValueError("; ".join(unique))
+        raise UserError("; ".join(unique))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.storage import UserError
 from irae.registry import MODELS
 from irae.restorer import activation_elements_per_pixel
 from pipeline.cli import ProgressLine, run_command
@@ -15,6 +17,8 @@ from pipeline.restore.config import RestoreConfig
 from pipeline.restore.image_files import check_writable, plan_outputs, read_picture, write_picture
 from pipeline.restore.tiling import max_tile, restore_tiled
 from pipeline.runs.load import Trained, load_trained
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +36,10 @@ def main(config: RestoreConfig) -> None:
     trained = load_trained(config.run, config.checkpoint)
     tile = tile_side(config, trained)
     sigma_255 = known_sigma(config, trained)
-    print(f"restoring {len(pairs)} picture(s) with {trained.url}, tiles of at most {tile} px")
+    logger.info(f"restoring {len(pairs)} picture(s) with {trained.url}, tiles of at most {tile} px")
     if config.dry_run:
         for source, target in pairs:
-            print(f"{source} -> {target}")
+            logger.info(f"{source} -> {target}")
         return
     rows, problems = [], []
     with ProgressLine("restoring", len(pairs), "pictures") as line:
@@ -46,9 +50,9 @@ def main(config: RestoreConfig) -> None:
                 problems.append(str(error))
             line.update(len(rows) + len(problems))
     write_metrics(config, rows, len(problems), trained.url)
-    print(f"restored {len(rows)} of {len(pairs)} picture(s) into {config.target}")
+    logger.info(f"restored {len(rows)} of {len(pairs)} picture(s) into {config.target}")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise UserError("\n".join(problems))
 
 
 def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
@@ -58,7 +62,7 @@ def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
         return None
     sigma = trained.config.sigma_255 if config.sigma_255 is None else config.sigma_255
     if sigma == "blind":
-        raise ValueError(
+        raise UserError(
             f"{trained.url} was trained on noise of any strength and must be told of the pictures': give --sigma-255."
         )
     return sigma
@@ -106,14 +110,14 @@ def tile_side(config: RestoreConfig, trained: Trained) -> int:
     multiple = trained.model.side_multiple
     overlap = -(-config.overlap // multiple) * multiple
     if overlap != config.overlap:
-        raise ValueError(f"--overlap {config.overlap} must be divisible by {multiple} for this model; take {overlap}.")
+        raise UserError(f"--overlap {config.overlap} must be divisible by {multiple} for this model; take {overlap}.")
     if config.tile is None:
         shape = trained.model.config
         width = shape.width if shape else max(activation_elements_per_pixel(trained.model))
         per_pixel = BYTES_PER_PIXEL_AND_WIDTH * width
         return max(max_tile(free_memory_bytes(trained.device) // 2, per_pixel, multiple), 2 * overlap)
     if config.tile % multiple:
-        raise ValueError(f"--tile {config.tile} must be divisible by {multiple} for this model.")
+        raise UserError(f"--tile {config.tile} must be divisible by {multiple} for this model.")
     return config.tile
 
 

@@ -17,6 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from infra.storage import UserError
+
 
 @torch.no_grad()
 def restore_tiled(restore: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
@@ -31,7 +33,7 @@ def restore_tiled(restore: Callable[[Tensor], Tensor], image: Tensor, tile: int,
     ValueError: tile <= overlap, or a negative overlap.
     """
     if not 0 <= overlap < tile:
-        raise ValueError(f"overlap is {overlap} and tile {tile}: choose 0 <= overlap < tile")
+        raise UserError(f"overlap is {overlap} and tile {tile}: choose 0 <= overlap < tile")
     assert image.ndim == 4 and image.shape[0] == 1 and image.is_floating_point(), f"{image.dtype} {image.shape}"
     output = torch.zeros_like(image)
     rows, columns = (_axis(n, tile, overlap) for n in image.shape[2:])

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.storage import Storage, StorageError
+from infra.storage import Storage, StorageError, UserError
 
 EVALUATIONS, METRICS, PER_IMAGE = "evaluations", "metrics.json", "per_image.parquet"
 FIGURES = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")
@@ -55,13 +55,13 @@ def read_evaluation(store: Storage) -> Evaluation | None:
             if not images or not all(isinstance(row.get(name), kind) for row in images):
                 missing.append(f"{name} of each image")
         if missing:
-            raise ValueError(f"no {', '.join(missing)}")
+            raise UserError(f"no {', '.join(missing)}")
     except FileNotFoundError:
         return None
     except StorageError:
         raise
     except (pa.ArrowException, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"the evaluation {store.url} is damaged, or another version's ({one_line(error)}); delete it, or make it "
             "again with `python -m pipeline.evaluate`."
         ) from None

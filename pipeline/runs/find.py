@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.storage import Storage, join_url, open_storage
+from infra.storage import Storage, UserError, join_url, open_storage
 from pipeline.config.environment import store_url
 
 DATA, RUNS = "data", "runs"
@@ -35,9 +35,9 @@ def find_in(given: str | None, folder: str, marker: str, option: str, advice: st
         return given if is_path_or_url(given) else store.at(given).url
     names = [name for name in store.folders() if store.size(f"{name}/{marker}") is not None]
     if not names:
-        raise ValueError(f"there is nothing in {store.url}; {advice}, or say where with {option} URL.")
+        raise UserError(f"there is nothing in {store.url}; {advice}, or say where with {option} URL.")
     if len(names) > 1:
-        raise ValueError(f"{store.url} holds {', '.join(names)}; say which one with {option}.")
+        raise UserError(f"{store.url} holds {', '.join(names)}; say which one with {option}.")
     return store.at(names[0]).url
 
 

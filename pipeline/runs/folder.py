@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.storage import Storage
+from infra.storage import Storage, UserError
 from infra.storage.parquet import read_table
 
 STATE, CHECKPOINTS, METRICS, BEST, CONFIG = "state.json", "checkpoints", "metrics.parquet", "best.json", "config.json"
@@ -67,10 +67,10 @@ class Run:
             state = json.loads(folder.get(STATE))
             files = {file: folder.get(file) for file in state["files"]}
         except (FileNotFoundError, json.JSONDecodeError) as error:
-            raise ValueError(f"the checkpoint {folder.url} is not whole ({error}); choose another one.") from None
+            raise UserError(f"the checkpoint {folder.url} is not whole ({error}); choose another one.") from None
         for file, sha256 in state["files"].items():
             if hashlib.sha256(files[file]).hexdigest() != sha256:
-                raise ValueError(f"the checkpoint file {folder.url}/{file} is damaged; choose an earlier checkpoint.")
+                raise UserError(f"the checkpoint file {folder.url}/{file} is damaged; choose an earlier checkpoint.")
         return Checkpoint(name, files, state)
 
     def newest_checkpoint(self) -> Checkpoint | None:
@@ -94,12 +94,12 @@ class Run:
         if choice in ("best", "last"):
             newest = self.newest_checkpoint()
             if newest is None:
-                raise ValueError(
+                raise UserError(
                     f"there is no checkpoint in {self.store.url}; train first (`python -m pipeline.train`)."
                 )
             return newest
         if choice not in self.checkpoints():
-            raise ValueError(f"{self.store.url} has no checkpoint {choice!r}; it has {', '.join(self.checkpoints())}.")
+            raise UserError(f"{self.store.url} has no checkpoint {choice!r}; it has {', '.join(self.checkpoints())}.")
         return self.load_checkpoint(choice)
 
     def update_best(self, checkpoint: str, psnr_db: float) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from infra.storage import UserError
 from irae.checkpoint import model_from_files
 from irae.model import on_device, parameter_count
 from irae.restorer import Restorer
@@ -41,7 +42,7 @@ def load_trained(run: str | None, checkpoint: str) -> Trained:
     folder = Run(open_checked(find_run(run)))
     values = folder.read_json(CONFIG)
     if values is None:
-        raise ValueError(f"{folder.store.url} is no run: it has no {CONFIG}; name another one with --run.")
+        raise UserError(f"{folder.store.url} is no run: it has no {CONFIG}; name another one with --run.")
     chosen = folder.resolve_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = on_device(model_from_files(chosen.files), device).eval()

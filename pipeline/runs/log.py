@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
 
-from infra.storage import Storage
+from infra.storage import Storage, UserError
+from pipeline.config.checks import USER_ERRORS
+from pipeline.config.logs import add_handler, remove_handler
 
 LOG = "log.txt"
 
 
-class RunLog:
-    """Takes lines; they go to the store every `interval_s` and at the end, after those of earlier commands.
+class RunLog(logging.Handler):
+    """Log handler of a run: its lines go to log.txt on the store every `interval_s` and at the end.
 
-    `assert_lease_held` raises ValueError when the run is another command's. A store that is away delays nobody: a thread of its
-    own writes, and tries again later. Use as a context manager; an exception that passes is noted.
+    Lines of earlier commands stay. `assert_lease_held` raises UserError when another command has taken the run over.
+    A storage that is away delays nobody: a thread of its own writes, and retries. Use as a context manager: inside, it
+    takes every line, and an exception that passes.
     """
 
     def __init__(
         self, store: Storage, interval_s: float, assert_lease_held: Callable[[], object] = lambda: None
     ) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))
         self.store, self.interval_s, self.assert_lease_held = store, interval_s, assert_lease_held
         try:
             self._text = store.get(LOG)
@@ -36,10 +42,12 @@ class RunLog:
 
     def __enter__(self) -> RunLog:
         self._thread.start()
+        add_handler(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(error, ValueError):  # the user's, in sentences
+        remove_handler(self)
+        if isinstance(error, USER_ERRORS):
             self.add(f"error: {error}")
         elif isinstance(error, Exception):
             self.add("".join(traceback.format_exception(error)))
@@ -49,17 +57,15 @@ class RunLog:
         self._thread.join()
         self._save()
 
+    def emit(self, record: logging.LogRecord) -> None:
+        self.add(self.format(record))
+
     def add(self, text: str) -> None:
         """Keep a line, or several, with the time."""
         now = time.strftime("%F %T")
         lines = "".join(f"{now} {line}\n" for line in text.splitlines())
         with self._changing:
             self._text += lines.encode()
-
-    def say(self, text: str) -> None:
-        """Print it and keep it."""
-        print(text)
-        self.add(text)
 
     def _save_on(self) -> None:
         while not self._ended.wait(self.interval_s):
@@ -70,7 +76,7 @@ class RunLog:
             text = self._text
         if len(text) == self._saved:
             return
-        with contextlib.suppress(ValueError):  # the run's end does not depend on its log
+        with contextlib.suppress(UserError):  # the run's end does not depend on its log
             self.assert_lease_held()
             self.store.put(LOG, text)
             self._saved = len(text)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
-from infra.storage import Storage, open_storage
+from infra.storage import Storage, UserError, open_storage
 from infra.storage.lease import Lease, hold_lease
 from pipeline.cli import ProgressLine
 from pipeline.config.environment import cache_folder
@@ -23,6 +24,8 @@ from sharding.write.pack import RECORDS, SampleSpec, ShardRecord, record_name
 from sharding.write.plan import Plan, default_images_per_shard, make_plan
 from sharding.write.resume import METRICS, QUARANTINE, ResumeState, find_finished_shards, reserve_destination
 
+logger = logging.getLogger(__name__)
+
 
 def main(config: ShardConfig) -> None:
     """Plan, make what is missing, publish."""
@@ -33,9 +36,9 @@ def main(config: ShardConfig) -> None:
     url = config.out or data_url(config.source)
     plan = plan_for(source, spec, config)
     counts = {split: n for split, n in split_counts(plan).items() if n}
-    print(f"data set {url}: {plan.image_count:,} images {counts}, {len(plan.shards)} shards, from {source.name}")
+    logger.info(f"data set {url}: {plan.image_count:,} images {counts}, {len(plan.shards)} shards, from {source.name}")
     if config.dry_run:
-        print(json.dumps(plan.settings, indent=1))
+        logger.info(json.dumps(plan.settings, indent=1))
         return
     store = open_storage(url)
     store.check()
@@ -47,7 +50,7 @@ def download_source(config: ShardConfig) -> Path:
     """Fetch the published archives; the folder that then holds the images."""
 
     folder = config.root or cache_folder() / "sources" / config.source
-    print(f"downloading {config.source} into {folder}")
+    logger.info(f"downloading {config.source} into {folder}")
     total = sum(archive.size_bytes or 0 for archive in ARCHIVES.get(config.source, ()))
     with ProgressLine("downloading", total, "bytes") as line:
         return download(config.source, folder, lambda done, _: line.update(done))
@@ -98,7 +101,7 @@ def make_dataset(
         place.sweep()
     found = find_finished_shards(store, plan, config.deep)
     if found.info is not None and not found.todo:
-        print(f"{store.url} is whole already ({len(plan.shards)} shards checked); nothing to do.")
+        logger.info(f"{store.url} is whole already ({len(plan.shards)} shards checked); nothing to do.")
     else:
         make_missing(source, plan, spec, store, lock, config, found)
     info = found.info
@@ -116,7 +119,7 @@ def make_dataset(
     for entry in store.list(RECORDS):
         store.delete(entry.name)
     stored_bytes = sum(shard["bytes"] for shard in info["shards"])
-    print(f"{store.url}/dataset.json: {info['manifest']['rows']:,} images, {stored_bytes / 1e6:,.1f} MB")
+    logger.info(f"{store.url}/dataset.json: {info['manifest']['rows']:,} images, {stored_bytes / 1e6:,.1f} MB")
     return info
 
 
@@ -127,7 +130,7 @@ def make_missing(
 
     workers = choose_workers(config, len(found.todo))
     how = "in this process" if workers is None else f"on Ray with {workers or 'all'} workers"
-    print(f"{len(found.todo)} of {len(plan.shards)} shards to make, {how}")
+    logger.info(f"{len(found.todo)} of {len(plan.shards)} shards to make, {how}")
     job = Job(source, spec, store, lock, dict(found.sha256))
     images, bad = sum(len(shard.images) for shard in found.todo), []
     begin, done = time.monotonic(), 0
@@ -138,7 +141,7 @@ def make_missing(
             progress.update(done, f"{done / (time.monotonic() - begin):,.0f} images/s")
     elapsed_s = time.monotonic() - begin
     per_sec = done / max(elapsed_s, 1e-9)
-    print(f"{done:,} images in {elapsed_s:.1f} s, {per_sec:,.0f} images/s")
+    logger.info(f"{done:,} images in {elapsed_s:.1f} s, {per_sec:,.0f} images/s")
     metrics = {"images": done, "elapsed_s": elapsed_s, "images_per_sec": per_sec, "unusable": len(bad)}
     store.put(METRICS, json.dumps({**metrics, "shards": len(found.todo), "workers": workers}, indent=1).encode())
     if found.info is None:
@@ -154,9 +157,9 @@ def refuse_bad(store: Storage, bad: list[dict[str, str]], max_bad: int) -> None:
     bad = sorted(bad, key=lambda entry: entry["key"])
     store.put(QUARANTINE, json.dumps(bad, indent=1).encode())
     for entry in bad[:10]:
-        print(f"unusable: {entry['file']}: {entry['reason']}")
+        logger.info(f"unusable: {entry['file']}: {entry['reason']}")
     if len(bad) > max_bad:
-        raise ValueError(
+        raise UserError(
             f"{len(bad)} images are unusable and --max-bad is {max_bad}; mend them, or allow them with --max-bad "
             f"{len(bad)} (all are listed in {store.url}/{QUARANTINE})."
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.cluster import ray_session
-from infra.storage import Storage
+from infra.storage import Storage, UserError
 from infra.storage.lease import Lease
 from pipeline.shard.config import ShardConfig
 from sharding.sources import Source
@@ -119,7 +119,7 @@ def _result(reference: Any) -> Made:
         raise
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"Ray lost its workers ({type(error).__name__}: {reason}); look at the memory of their machines, then run "
             "the same command again: it goes on from here."
         ) from error

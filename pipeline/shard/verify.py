@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
+from infra.storage import UserError
 from pipeline.cli import ProgressLine
 from pipeline.runs.find import find_data, open_checked
 from pipeline.shard.config import VerifyConfig
 from sharding.dataset import Dataset
 from sharding.verify import verify
+
+logger = logging.getLogger(__name__)
 
 
 def verify_main(config: VerifyConfig) -> None:
@@ -17,9 +22,9 @@ def verify_main(config: VerifyConfig) -> None:
     with ProgressLine("verifying", total, "images") as progress:
         report = verify(store, config.deep, progress.update)
     for name in report.left_over:
-        print(f"{store.url}/{name} is left over: it belongs to no data set and may be deleted.")
+        logger.info(f"{store.url}/{name} is left over: it belongs to no data set and may be deleted.")
     if report.problems:
-        raise ValueError("\n".join(report.problems))
+        raise UserError("\n".join(report.problems))
     how = "every byte and every image" if config.deep else "sizes and checksums"
     size = f"{report.shards} shards, {report.samples:,} images, {report.size_bytes / 1e6:,.1f} MB"
-    print(f"{store.url} is whole: {size} ({how} checked)")
+    logger.info(f"{store.url} is whole: {size} ({how} checked)")

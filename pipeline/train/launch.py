@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import ProgressLine
@@ -23,26 +24,28 @@ from pipeline.train.loop import train
 from pipeline.train.prepare import claim_run, plan, resolve
 from pipeline.train.ray_workers import run
 
+logger = logging.getLogger(__name__)
+
 
 def main(config: TrainConfig) -> None:
     """Resolve, say what will be done, claim the run's folder, train, sum up."""
 
     config = resolve(config)
-    lines = plan(config)
-    print("\n".join(lines))
+    lines = "\n".join(plan(config))
     if config.dry_run:
-        print(json.dumps(dataclasses.asdict(config), indent=1))
+        logger.info(lines)
+        logger.info(json.dumps(dataclasses.asdict(config), indent=1))
         return
     assert config.out
     with hold_lease(open_checked(config.out)) as lock:
         run = claim_run(config)
-        with RunLog(run.store, 60 * config.checkpoint_minutes, lock.check) as log:
-            log.add("\n".join(lines))
+        with RunLog(run.store, 60 * config.checkpoint_minutes, lock.check):
+            logger.info(lines)
             if done := run.checkpoints():
-                log.say(f"going on from {int(done[-1]):,} images")
-            with ProgressLine("training", progress_total(config), progress_unit(config), log.add) as line:
+                logger.info(f"resuming from {int(done[-1]):,} images")
+            with ProgressLine("training", progress_total(config), progress_unit(config)) as line:
                 last = train_with(config, line, lock.check)
-            summarise(config, run, last, log.say)
+            summarise(config, run, last)
 
 
 def progress_total(config: TrainConfig) -> float | None:
@@ -60,7 +63,7 @@ def show(config: TrainConfig, line: ProgressLine, row: dict[str, Any]) -> None:
     line.update(done, f"{text}  waiting for data {row['data_wait_share']:.1%}  {row['peak_memory_mb']:,.0f} MB")
     if "val_psnr_db" in row:
         back = f", round trip {row['round_trip_max_error']:.1e}" if "round_trip_max_error" in row else ""
-        line.print(
+        logger.info(
             f"epoch {row['epoch']:.1f}: validation {row['val_psnr_db']:.2f} dB "
             f"(degraded {row['val_psnr_db_degraded']:.2f}), {text}{back}"
         )
@@ -70,18 +73,18 @@ def train_with(config: TrainConfig, line: ProgressLine, assert_lease_held: Calla
     """Train in this process or with Ray; returns the last row of metrics."""
     last: dict[str, Any] = {}
 
-    def report(row: dict[str, Any]) -> None:
+    def log_metrics(row: dict[str, Any]) -> None:
         last.update(row)
         show(config, line, row)
 
     if config.ray:
-        run(config, report, line.print, assert_lease_held)
+        run(config, log_metrics, assert_lease_held)
     else:
-        train(config, ProcessGroup.single_process(), report, line.print, assert_lease_held)
+        train(config, ProcessGroup.single_process(), log_metrics, assert_lease_held)
     return last
 
 
-def summarise(config: TrainConfig, run: Run, last: dict[str, Any], say: Callable[[str], None]) -> None:
+def summarise(config: TrainConfig, run: Run, last: dict[str, Any]) -> None:
     """metrics.json and a closing line."""
 
     def write() -> tuple[int, dict[str, Any]]:
@@ -90,7 +93,7 @@ def summarise(config: TrainConfig, run: Run, last: dict[str, Any], say: Callable
         run.write_json("metrics.json", {"images_seen": images_seen, "best": best, "last": last})
         return images_seen, best
 
-    images_seen, best = retry_with_backoff(write, run.store, print)
+    images_seen, best = retry_with_backoff(write, run.store)
     text = f"best validation {best['val_psnr_db']:.2f} dB" if best else "no validation yet (less than an epoch)"
-    say(f"trained {images_seen:,} images, {text}; the run is {config.out}")
-    say(f"next: python -m pipeline.evaluate --run {config.out}")
+    logger.info(f"trained {images_seen:,} images, {text}; the run is {config.out}")
+    logger.info(f"next: python -m pipeline.evaluate --run {config.out}")

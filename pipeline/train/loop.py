@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from infra.spot_notice import PreemptionNotice
-from infra.storage import open_storage
-from infra.storage.retry import Note, retry_with_backoff
+from infra.storage import UserError, open_storage
+from infra.storage.retry import retry_with_backoff
 from irae.checkpoint import (
     bytes_to_tensors,
     load_optimizer,
@@ -39,7 +39,7 @@ from pipeline.train.tensorboard import TensorBoardWriter
 from pipeline.train.validate import validate
 from sharding import Batch, Dataset, Loader, ReaderState, ShardReader
 
-Report = Callable[[dict[str, Any]], None]
+LogMetrics = Callable[[dict[str, Any]], None]
 MaySave = Callable[[], object]
 OPTIMIZER, RAW_WEIGHTS = "optimizer.safetensors", "training.safetensors"
 """The second: the last step's weights, where model.safetensors holds their average."""
@@ -48,20 +48,19 @@ OPTIMIZER, RAW_WEIGHTS = "optimizer.safetensors", "training.safetensors"
 def train(
     config: TrainConfig,
     group: ProcessGroup,
-    report: Report,
-    note: Note = print,
+    log_metrics: LogMetrics,
     assert_lease_held: MaySave = lambda: None,
 ) -> None:
     """Train this worker's share of a run to its end. ValueError, on every worker, when it cannot go on.
 
-    `note` takes lines for the user; `assert_lease_held` is called before each checkpoint, and raises ValueError when the run
-    is no longer this training's.
+    `log_metrics` gets each row of metrics; `assert_lease_held`, called before each checkpoint, raises UserError when
+    another command has taken the run over.
     """
     trainer, error = None, None
     assert config.out
     try:
-        make = partial(Trainer, config, group, report, note, assert_lease_held)
-        trainer = retry_with_backoff(make, open_storage(config.out), note)
+        make = partial(Trainer, config, group, log_metrics, assert_lease_held)
+        trainer = retry_with_backoff(make, open_storage(config.out))
     except ValueError as problem:
         error = problem
     group.raise_if_any_rank_failed(error)
@@ -77,23 +76,21 @@ def train(
 class Trainer:
     """Everything that a worker holds while it trains. `config` is resolved: data and out are URLs, no auto is left.
 
-    Making one reads the store and may raise ValueError; it takes part in no collective.
+    Making one reads the store and may raise UserError; it takes part in no collective.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         group: ProcessGroup,
-        report: Report,
-        note: Note = print,
+        log_metrics: LogMetrics,
         assert_lease_held: MaySave = lambda: None,
     ) -> None:
         assert config.data and config.out
-        self.config, self.group, self.report, self.note, self.assert_lease_held = (
+        self.config, self.group, self.log_metrics, self.assert_lease_held = (
             config,
             group,
-            report,
-            note,
+            log_metrics,
             assert_lease_held,
         )
         self.dataset = Dataset.open(open_storage(config.data))
@@ -131,7 +128,7 @@ class Trainer:
         try:
             loader = self._make_loader(ReaderState.from_json(state))
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f"the run {self.run.store.url} cannot go on with {self.dataset.store.url}: {error}"
             ) from None
         load_weights(self.model, checkpoint.files)
@@ -236,7 +233,7 @@ class Trainer:
         """The next share, or the error that prevents it: the others must hear of it, or they wait for ever."""
         try:
             with self.timer.waiting():
-                batch = retry_with_backoff(self.loader.next, self.dataset.store, self.note)
+                batch = retry_with_backoff(self.loader.next, self.dataset.store)
         except ValueError as error:
             return None, self.group.with_rank(error)
         return self.pairs(batch), None
@@ -268,7 +265,7 @@ class Trainer:
         if result.flags["failed"]:
             raise PeerFailedError("another worker could not read its data; its message says why.")
         if not result.finite:
-            raise ValueError(self._not_finite(result))
+            raise UserError(self._not_finite(result))
         return result
 
     def _not_finite(self, result: StepResult) -> str:
@@ -309,7 +306,7 @@ class Trainer:
         if self.board:
             self.rows.append(row)
             self.board.add(row)
-        self.report(row)
+        self.log_metrics(row)
 
     def _save(self, best_psnr_db: float | None) -> None:
         """The first worker's state goes to the store; all workers go on together. ValueError, on every worker, when
@@ -318,7 +315,7 @@ class Trainer:
         if self.group.is_first:
             try:
                 with self.timer.excluded():
-                    retry_with_backoff(partial(self._write, best_psnr_db), self.run.store, self.note)
+                    retry_with_backoff(partial(self._write, best_psnr_db), self.run.store)
             except ValueError as problem:
                 error = problem
         self.group.raise_if_any_rank_failed(error)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from infra.storage import open_storage
+from infra.storage import UserError, open_storage
 from irae.model import parameter_count
 from irae.registry import build
 from pipeline.config.checks import raise_problems
@@ -31,7 +31,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         data = find_data(config.data)
         dataset = Dataset.open(open_checked(data))
     except ValueError as error:
-        raise ValueError("\n".join([*problems, str(error)])) from None
+        raise UserError("\n".join([*problems, str(error)])) from None
     for split in ("train", "val"):
         if not dataset.split_sizes.get(split):
             problems.append(f"the data set {data} has no {split} images; training needs both train and val.")
@@ -114,7 +114,7 @@ def claim_run(config: TrainConfig) -> Run:
         if name not in ignored and held.get(name, default) != json.loads(json.dumps(ours[name]))
     ]
     if differing:
-        raise ValueError(
+        raise UserError(
             f"the run {config.out} was begun with other settings ({'; '.join(differing)}); repeat those to go on "
             "with it, or choose another --name."
         )

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import logging.handlers
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from infra.cluster import Node, ray_session
 from infra.storage import open_storage
-from infra.storage.retry import RETRY_DEADLINE_S, Note, retry_with_backoff
+from infra.storage.retry import RETRY_DEADLINE_S, retry_with_backoff
+from pipeline.config.logs import RankFilter, configure_logging, remove_handler
 from pipeline.config.train import TrainConfig
 from pipeline.runs.folder import Run
 from pipeline.train.distributed import PeerFailedError, ProcessGroup, use_threads
-from pipeline.train.loop import MaySave, Report, train
+from pipeline.train.loop import LogMetrics, MaySave, train
 from pipeline.train.ray_messages import Listener
 from pipeline.train.watchdog import Heartbeat, heartbeat_thread
+
+logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3
 """Without a new checkpoint in between; then something is wrong that a restart does not mend."""
@@ -22,8 +28,8 @@ COLLECTIVE_TIMEOUT_S = 4 * RETRY_DEADLINE_S
 """So long a sum over all workers may take: the last resort, after what watches the workers."""
 
 
-def run(config: TrainConfig, report: Report, note: Note, assert_lease_held: MaySave) -> None:
-    """Train on `nodes` x `workers_per_node` workers; `report` gets each row of metrics, in this process.
+def run(config: TrainConfig, log_metrics: LogMetrics, assert_lease_held: MaySave) -> None:
+    """Train on `nodes` x `workers_per_node` workers; `log_metrics` gets each row of metrics, in this process.
 
     ValueError with the worker's own sentence when training cannot go on.
     """
@@ -32,19 +38,18 @@ def run(config: TrainConfig, report: Report, note: Note, assert_lease_held: MayS
         at_least=config.min_nodes,
         wait_s=60 * config.wait_for_nodes,
         simulate=config.simulate_nodes,
-        say=note,
     ) as nodes:
-        listener = Listener(report, note)
+        listener = Listener(log_metrics)
         try:
             with tempfile.TemporaryDirectory(prefix="irae-ray-") as folder:
                 trainer_of = lambda: make_trainer(config, nodes, listener.messages, assert_lease_held, folder)  # noqa: E731
-                fit(trainer_of, config, note)
+                fit(trainer_of, config)
         finally:
             listener.close()
         listener.raise_error()
 
 
-def fit(trainer_of: Callable[[], Any], config: TrainConfig, note: Note) -> None:
+def fit(trainer_of: Callable[[], Any], config: TrainConfig) -> None:
     """Run to the end; begun anew, as often as needed, as long as there is progress from one time to the next."""
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
@@ -53,7 +58,7 @@ def fit(trainer_of: Callable[[], Any], config: TrainConfig, note: Note) -> None:
     store = open_storage(config.out)
 
     def newest() -> str:
-        return max(retry_with_backoff(Run(store).checkpoints, store, note), default="")
+        return max(retry_with_backoff(Run(store).checkpoints, store), default="")
 
     reached = newest()
     while True:
@@ -123,6 +128,25 @@ def failure_callback(messages: Any) -> Any:
     return Failures()
 
 
+class RayQueueHandler(logging.handlers.QueueHandler):
+    """Sends a worker's log records to the driver."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.put(("log", record))  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def worker_logging(rank: int, messages: Any) -> Iterator[None]:
+    """Inside, log records go to the driver: INFO of rank 0, warnings of all, with their rank."""
+    handler = RayQueueHandler(messages)
+    handler.addFilter(RankFilter(rank))
+    configure_logging(handler)
+    try:
+        yield
+    finally:
+        remove_handler(handler)
+
+
 def work(arguments: dict[str, Any]) -> None:
     """What each Ray worker runs. A user's error goes to the driver as a message: restarting would not mend it."""
     import os
@@ -139,18 +163,15 @@ def work(arguments: dict[str, Any]) -> None:
     def send(beat: Heartbeat) -> None:
         messages.put(("beat", (beat, me)))
 
-    def report(row: dict[str, Any]) -> None:
+    def log_metrics(row: dict[str, Any]) -> None:
         if group.is_first:
             messages.put(("row", row))
         if "val_psnr_db" in row:
             ray.train.report(row)
 
-    def note(text: str) -> None:
-        messages.put(("note", f"rank {group.rank}: {text}"))
-
     try:
-        with heartbeat_thread(group, send):
-            train(arguments["config"], group, report, note, arguments["assert_lease_held"])
+        with heartbeat_thread(group, send), worker_logging(group.rank, messages):
+            train(arguments["config"], group, log_metrics, arguments["assert_lease_held"])
     except PeerFailedError:
         pass
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import statistics
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from infra.storage import join_url, open_storage
+from infra.storage import UserError, join_url, open_storage
 from pipeline.cli import ProgressLine
 from pipeline.config.train import TrainConfig, train_config
 from pipeline.runs.folder import BEST, CONFIG, Run
@@ -23,6 +24,8 @@ from pipeline.tune.folder import Home, find_search
 from pipeline.tune.plots import write_report
 from pipeline.tune.searcher import REASON, describe
 from pipeline.tune.space import trial_url
+
+logger = logging.getLogger(__name__)
 
 PRESET, REPEATS = "best.json", "repeats"
 LOG_WIDTH = 160
@@ -36,31 +39,31 @@ def conclude(config: BestConfig) -> None:
     trial = chosen_trial(home, config.trial)
     report_on(home)
     winner = configuration_of(home, trial)
-    print(f"trial {trial.number}: {psnr_db(trial):.2f} dB with seed {winner.seed}, once")
+    logger.info(f"trial {trial.number}: {psnr_db(trial):.2f} dB with seed {winner.seed}, once")
     values = [psnr_db(trial), *repeat(home, trial.number, winner, config.repeats)]
     if len(values) > 1:
-        print(
+        logger.info(
             f"trial {trial.number} with {len(values)} seeds: {statistics.mean(values):.2f} dB, standard deviation "
             f"{statistics.stdev(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
         )
     text = json.dumps(preset_of(winner, home, trial), indent=1)
     home.store.put(PRESET, text.encode())
     config.out.write_text(text)
-    print(f"next: python -m pipeline.train --config {config.out}")
+    logger.info(f"next: python -m pipeline.train --config {config.out}")
 
 
 def chosen_trial(home: Home, number: int | None) -> FrozenTrial:
     """The finished trial of this number, or the one with the best PSNR. ValueError when there is none."""
     finished = [t for t in home.study().get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not finished:
-        raise ValueError(f"no trial of {home.store.url} has ended yet; let `pipeline.tune` run on.")
+        raise UserError(f"no trial of {home.store.url} has ended yet; let `pipeline.tune` run on.")
     if number is None:
         return max(finished, key=psnr_db)
     for trial in finished:
         if trial.number == number:
             return trial
     numbers = ", ".join(str(t.number) for t in finished)
-    raise ValueError(f"--trial {number} is no trial that ran to its end; those are {numbers}.")
+    raise UserError(f"--trial {number} is no trial that ran to its end; those are {numbers}.")
 
 
 def psnr_db(trial: FrozenTrial) -> float:
@@ -110,7 +113,7 @@ def report_on(home: Home) -> None:
     for trial in sorted(trials, key=lambda t: -t.values[0] if t.values else 0.0):
         table.add_row(*row_of(trial))
     Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(table)
-    print(f"plots: {write_report(home)}")
+    logger.info(f"plots: {write_report(home)}")
 
 
 def row_of(trial: FrozenTrial) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import hmac
 import html
 import ipaddress
+import logging
 import os
 import secrets
 import shutil
@@ -20,10 +21,13 @@ from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from infra.storage import UserError
 from pipeline.tune.config import DashboardConfig
 from pipeline.tune.folder import Home, find_search
 from pipeline.tune.plots import REPORT
 from pipeline.tune.space import TRIALS
+
+logger = logging.getLogger(__name__)
 
 FETCH_S = 3.0
 """A journal that is written on another machine is looked at so often."""
@@ -55,16 +59,16 @@ def serve(config: DashboardConfig) -> None:
         server = stack.enter_context(open_server(config, Page(home, links, token)))
         address = f"http://{config.host}:{server.server_port}/"
         if server.server_port != config.port:
-            print(f"port {config.port} is in use; took the next free one.")
+            logger.info(f"port {config.port} is in use; took the next free one.")
         if token:
-            print(
+            logger.info(
                 f"warning: everybody who reaches {config.host} and knows this address sees the search; the "
                 "connection is not encrypted."
             )
             address += f"?{TOKEN}={token}"
         for name, url in links.items():
-            print(f"{name:12}{url if '://' in url else address.partition('?')[0].rstrip('/') + url}")
-        print(f"{'dashboard':12}{address}  (Ctrl-C ends it)", flush=True)
+            logger.info(f"{name:12}{url if '://' in url else address.partition('?')[0].rstrip('/') + url}")
+        logger.info(f"{'dashboard':12}{address}  (Ctrl-C ends it)")
         server.serve_forever()
 
 
@@ -73,7 +77,7 @@ def is_loopback(host: str) -> bool:
     try:
         return all(ipaddress.ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(host, None))
     except OSError:
-        raise ValueError(f"--host {host} is no address of this machine; 127.0.0.1 is for this machine alone.") from None
+        raise UserError(f"--host {host} is no address of this machine; 127.0.0.1 is for this machine alone.") from None
 
 
 class Page:
@@ -140,7 +144,7 @@ def open_server(config: DashboardConfig, page: Page) -> WSGIServer:
     for port in range(config.port, min(config.port + PORTS_TRIED, 65536)):
         with contextlib.suppress(OSError):
             return make_server(config.host, port, page, server_class=Server, handler_class=Quiet)
-    raise ValueError(f"no port from {config.port} on is free on {config.host}; choose another --port.")
+    raise UserError(f"no port from {config.port} on is free on {config.host}; choose another --port.")
 
 
 def follow(home: Home, ended: threading.Event) -> None:

@@ -13,7 +13,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from infra.storage import Storage, join_url
+from infra.storage import Storage, UserError, join_url
 from pipeline.config.environment import cache_folder, store_url
 from pipeline.runs.find import find_in, open_checked
 
@@ -37,7 +37,7 @@ def find_search(search: str | None) -> Home:
     advice = "begin one with `python -m pipeline.tune`"
     home = Home(open_checked(find_in(search, SEARCHES, SEARCH, "its name", advice)))
     if home.identity() is None:
-        raise ValueError(f"{home.store.url} is no search: it has no {SEARCH}; {advice}.")
+        raise UserError(f"{home.store.url} is no search: it has no {SEARCH}; {advice}.")
     return home
 
 
@@ -67,7 +67,7 @@ class Home:
             self.journal.unlink(missing_ok=True)
             self.store.put(SEARCH, json.dumps(ours, indent=1).encode())
         elif differing := _differing(held, ours):
-            raise ValueError(
+            raise UserError(
                 f"the search {self.store.url} was begun with other settings ({'; '.join(differing)}); repeat those to "
                 "go on with it, or choose another --name."
             )
@@ -112,7 +112,7 @@ class Home:
         try:
             return optuna.load_study(study_name=STUDY, storage=self.storage())
         except KeyError:
-            raise ValueError(f"the search {self.store.url} has no trial yet; let `pipeline.tune` run first.") from None
+            raise UserError(f"the search {self.store.url} has no trial yet; let `pipeline.tune` run first.") from None
 
 
 def _differing(held: dict[str, Any], ours: dict[str, Any]) -> list[str]:

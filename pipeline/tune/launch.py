@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from infra.storage.lease import hold_lease
 from pipeline.runs.find import open_checked
 from pipeline.tune.best import report_on
@@ -10,6 +12,8 @@ from pipeline.tune.folder import Home
 from pipeline.tune.prepare import print_plan, resolve
 from pipeline.tune.search import search
 from sharding.dataset import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 def main(config: TuneConfig) -> None:
@@ -26,4 +30,4 @@ def main(config: TuneConfig) -> None:
         home.mend()
         search(config, home, dataset)
         report_on(home)
-    print(f"next: python -m pipeline.tune best {home.store.url}")
+    logger.info(f"next: python -m pipeline.tune best {home.store.url}")

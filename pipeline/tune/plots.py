@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from infra.storage import UserError
 from pipeline.tune.folder import Home, curve
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def against(attribute: str, label: str, smaller_is_better: bool) -> Callable[[St
 
         points = [(t.user_attrs[attribute], _psnr(t), t.number) for t in finished(study)]
         if not points:
-            raise ValueError("no trial has ended.")
+            raise UserError("no trial has ended.")
         front = list(pareto(sorted(points, reverse=not smaller_is_better)))
         figure = go.Figure()
         for name, chosen, mode in (("trials", points, "markers"), ("Pareto front", front, "lines+markers")):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 from pipeline.config.checks import raise_problems
 from pipeline.train.prepare import resolve as resolve_base
 from pipeline.tune.config import TuneConfig
 from pipeline.tune.folder import search_url
+
+logger = logging.getLogger(__name__)
 
 
 def resolve(config: TuneConfig) -> TuneConfig:
@@ -36,14 +39,16 @@ def print_plan(config: TuneConfig) -> None:
     base = config.base
     choices = {"width": config.widths, "scale-min": config.scale_mins, "batch": config.batches}
     parts = [f"{name} of {', '.join(map(str, values))}" for name, values in choices.items() if values]
-    print(f"data    {base.data}")
+    logger.info(f"data    {base.data}")
     levels = f"K {config.K_range[0]} to {config.K_range[1]}, L {config.L_range[0]} to {config.L_range[1]}"
-    print(
+    logger.info(
         f"space   {levels if base.system == 'irae' else base.system}, lr "
         f"{config.lr_range[0]:g} to {config.lr_range[1]:g} ({', '.join(config.lr_schedules)})"
         + "".join(f", {part}" for part in parts)
     )
     cut = "cut at a quarter or a half when in the lower half" if config.asha else "none is cut"
-    print(f"trials  {config.trials} of {base.max_images:,} images each, {cut}; {config.sampler}, seed {base.seed}")
+    logger.info(
+        f"trials  {config.trials} of {base.max_images:,} images each, {cut}; {config.sampler}, seed {base.seed}"
+    )
     against = "" if config.against == "none" else f" against {config.against}"
-    print(f"search  {base.out}: validation PSNR{against}")
+    logger.info(f"search  {base.out}: validation PSNR{against}")

@@ -9,6 +9,7 @@ import tempfile
 from typing import Any
 
 from infra.cluster import ray_session
+from infra.storage import UserError
 from irae.model import parameter_count
 from irae.registry import build
 from pipeline.cli import ProgressLine
@@ -19,6 +20,8 @@ from pipeline.tune.searcher import JournalASHA, JournalSearch
 from pipeline.tune.space import base_point, suggest, trial_config, trial_url
 from pipeline.tune.trial import failure_of, run_trial
 from sharding import Dataset
+
+logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.9
 """Of the memory, what trials may be predicted to take."""
@@ -62,7 +65,7 @@ def tune_all(config: TuneConfig, home: Home, dataset: Dataset, room: Room, line:
 
     def show(text: str) -> None:
         if text:
-            line.print(text)
+            logger.info(text)
         line.update(config.trials - searcher.left)
 
     searcher = JournalSearch(
@@ -108,7 +111,7 @@ def room_for(config: TuneConfig, nodes: list[dict[str, float]], gpu_mb: float | 
         resources = {"CPU": float(config.cpus_per_trial), "GPU": gpus}
     concurrent = config.concurrent or min(capacity, config.trials)
     if not 0 < concurrent <= capacity:
-        raise ValueError(
+        raise UserError(
             f"{max(concurrent, 1)} trials at once were asked for (--concurrent), but the cluster holds {capacity} of "
             f"{config.workers} worker(s) with {config.cpus_per_trial} processor(s) and {gpus:g} GPU(s); ask for fewer, "
             "or for smaller trials."

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from infra.storage import open_storage
+from infra.storage import UserError, open_storage
 from irae.model import parameter_count
 from irae.registry import build
 from pipeline.config.train import TrainConfig
@@ -64,7 +64,7 @@ def train_and_report(config: TrainConfig, run: Run, threads: int) -> None:
         if "val_psnr_db" not in row:
             return
         if not math.isfinite(row["val_psnr_db"]):
-            raise ValueError(f"validation PSNR is {row['val_psnr_db']} after {row['images_seen']:,} images.")
+            raise UserError(f"validation PSNR is {row['val_psnr_db']} after {row['images_seen']:,} images.")
         result["val_psnr_db"] = max(result["val_psnr_db"], row["val_psnr_db"])
         if row["images_seen"] < (config.max_images or math.inf):
             tune.report(dict(result))
@@ -109,7 +109,7 @@ def train_with_team(config: TrainConfig, report: Any) -> None:
                 continue
             message = json.loads(line)
             if "error" in message:
-                raise ValueError(message["error"])
+                raise UserError(message["error"])
             report(message)
         if driver.wait():
             raise RuntimeError(f"the workers' driver ended with exit code {driver.returncode}")

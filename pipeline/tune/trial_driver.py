@@ -7,31 +7,30 @@ worker that started it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
 from typing import Any
 
+from pipeline.config.logs import configure_logging
 from pipeline.config.train import train_config
 from pipeline.train.ray_workers import run
 
 
 def main() -> None:
 
+    configure_logging(logging.StreamHandler(sys.stderr))
     config = train_config(json.loads(sys.stdin.readline()))
     threading.Thread(target=end_with_input, daemon=True).start()
     try:
-        run(config, say, note, lambda: None)
+        run(config, send, lambda: None)
     except ValueError as error:
-        say({"error": str(error)})
+        send({"error": str(error)})
 
 
-def say(message: dict[str, Any]) -> None:
+def send(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def end_with_input() -> None:

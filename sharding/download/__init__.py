@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from infra.storage import UserError
 from sharding.download.archives import ARCHIVES, Archive
 from sharding.download.over_http import FetchFailed, fetch, md5_of, part_path
 from sharding.download.unpack import is_unpacked, unpack
@@ -31,13 +32,13 @@ def download(
     all files together. Raises ValueError with one sentence: no such archives, no network, a wrong file, no space.
     """
     if source_name not in table:
-        raise ValueError(f"there is nothing to download for {source_name}: only for {', '.join(sorted(table))}.")
+        raise UserError(f"there is nothing to download for {source_name}: only for {', '.join(sorted(table))}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
             _fetch_all(table[source_name], folder, progress)
     except OSError as error:  # the network's are FetchFailed by now
-        raise ValueError(
+        raise UserError(
             f"{error.filename or folder} cannot be used ({error.strerror or error}): mend that, or choose another "
             "folder."
         ) from error
@@ -55,7 +56,7 @@ def _fetch_all(archives: Sequence[Archive], folder: Path, progress: Progress) ->
             fetch(archive, folder, partial(_shifted, progress, there_bytes, total_bytes))
         except FetchFailed as error:
             names = ", ".join(a.name for a in missing[number:])
-            raise ValueError(
+            raise UserError(
                 f"{error}: repeat the command later, or get {names} by hand from {archive.page} and put it into "
                 f"{folder} before."
             ) from error
@@ -81,7 +82,7 @@ def _is_there(archive: Archive, folder: Path) -> bool:
         if md5 == archive.md5:
             return True
         wrong = f"has the MD5 {md5}, but should have {archive.md5}"
-    raise ValueError(f"{path} {wrong}: move it away, and it is downloaded, or put the right one there.")
+    raise UserError(f"{path} {wrong}: move it away, and it is downloaded, or put the right one there.")
 
 
 def _check_space(missing: Sequence[Archive], packed: Sequence[Archive], folder: Path) -> None:
@@ -89,7 +90,7 @@ def _check_space(missing: Sequence[Archive], packed: Sequence[Archive], folder: 
     needed = sum(a.size_bytes for a in missing) - begun_bytes + sum(UNPACKED_SHARE * a.size_bytes for a in packed)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(
+        raise UserError(
             f"{folder} needs {needed / 1e9:.1f} GB for the download and what is in it, but {free / 1e9:.1f} GB are "
             "free: free some, or choose another folder."
         )
@@ -102,5 +103,5 @@ def _lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"another download into {folder} is under way: wait for it, then repeat.") from error
+            raise UserError(f"another download into {folder} is under way: wait for it, then repeat.") from error
         yield

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from infra.storage import UserError
 from sharding.download.archives import Archive
 
 MARKER = ".unpacked"
@@ -23,7 +24,7 @@ def is_unpacked(archive: Archive, folder: Path) -> bool:
         return False
     if (target / MARKER).is_file() and (target / MARKER).read_text() == archive.md5:
         return True
-    raise ValueError(
+    raise UserError(
         f"{target} is there already, but not from {archive.name}: use it as it is by leaving out --download, or move "
         "it away."
     )
@@ -46,18 +47,18 @@ def unpack(archive: Archive, folder: Path) -> None:
         else:
             _unpack_tar(path, work)
         if not (work / archive.holds).is_dir():
-            raise ValueError(f"{path} holds no folder {archive.holds}: it is not the archive that was expected.")
+            raise UserError(f"{path} holds no folder {archive.holds}: it is not the archive that was expected.")
         (work / archive.holds / MARKER).write_text(archive.md5)
         os.rename(work / archive.holds, folder / archive.holds)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} cannot be unpacked ({error}): get it anew.") from error
+        raise UserError(f"{path} cannot be unpacked ({error}): get it anew.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _unpack_tar(path: Path, work: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
-        raise ValueError(f"unpacking {path.name} safely needs Python 3.10.12 or newer: update Python.")
+        raise UserError(f"unpacking {path.name} safely needs Python 3.10.12 or newer: update Python.")
     with tarfile.open(path, "r:gz") as tar:
         tar.extractall(work, filter="data")
 

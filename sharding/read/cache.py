@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from infra.storage import UserError
+
 POLL_S = 0.02
 WAIT_S = 25.0
 """A process that fetches for others is given up when its file does not grow for this long."""
@@ -38,7 +40,7 @@ class Cache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"the cache folder {folder} cannot be made ({error.strerror}); choose another.") from error
+            raise UserError(f"the cache folder {folder} cannot be made ({error.strerror}); choose another.") from error
         self.sweep()
         self.limit_bytes = limit_bytes or _limit_from_environment() or self._default_limit()
 
@@ -49,7 +51,7 @@ class Cache:
         `fetch` is raised in every process that waited for it.
         """
         if size_bytes > self.limit_bytes:
-            raise ValueError(
+            raise UserError(
                 f"the cache {self.folder} may hold {self.limit_bytes:,} bytes, but one file has {size_bytes:,}; raise "
                 "IRAE_CACHE_BYTES or free some of the disk."
             )
@@ -155,7 +157,7 @@ def _limit_from_environment() -> int | None:
     if text is None:
         return None
     if not text.isdigit() or int(text) == 0:
-        raise ValueError(f"IRAE_CACHE_BYTES is {text!r}, but must be a number of bytes above 0, such as 50000000000.")
+        raise UserError(f"IRAE_CACHE_BYTES is {text!r}, but must be a number of bytes above 0, such as 50000000000.")
     return int(text)
 
 
@@ -172,7 +174,7 @@ def _only_one(path: Path, progress: Callable[[], int]) -> Iterator[bool]:
         if not _is_at(handle, path):
             note = os.pread(handle, _NOTE_BYTES, 0).decode(errors="replace")
             if note:
-                raise ValueError(note)
+                raise UserError(note)
             yield False
             return
         try:
@@ -193,7 +195,7 @@ def _wait_for(handle: int, path: Path, progress: Callable[[], int]) -> None:
         if (now_done := progress()) != done:
             done, since = now_done, time.monotonic()
         if time.monotonic() - since > WAIT_S:
-            raise ValueError(
+            raise UserError(
                 f"another process on this machine holds {path} and fetches nothing for {WAIT_S:.0f} s (stopped at byte "
                 f"{done}); end it."
             )

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from infra.storage import UserError
 from sharding.dataset import Dataset, Split
 from sharding.write.degrade import NPY_HEADER_BYTES
 
@@ -28,14 +29,14 @@ def open_field(dataset: Dataset, split: Split, name: str) -> FieldReader:
     """ValueError when the data set does not store the field, or not as equally large arrays or pictures."""
     extension = dataset.fields.get(name)
     if extension is None:
-        raise ValueError(f"the data set {dataset.name} has no field {name!r}; it has {', '.join(dataset.fields)}.")
+        raise UserError(f"the data set {dataset.name} has no field {name!r}; it has {', '.join(dataset.fields)}.")
     size = dataset.image_size
     if extension == "jpg":
         return JpegField(split.offsets[name], split.sizes[name], (size, size, 3))
     pixels = int(split.sizes[name][0]) - NPY_HEADER_BYTES
     shapes = {size * size: (size, size), size * size * 3: (size, size, 3)}
     if extension != "npy" or pixels not in shapes or (split.sizes[name] != split.sizes[name][0]).any():
-        raise ValueError(
+        raise UserError(
             f"the field {name!r} of the data set {dataset.name} is not made of pictures or masks of {size} px, which "
             "is all that this reader knows; read it with webdataset."
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from infra.storage import UserError
 from sharding.order import GlobalBatch, rank_slice
 from sharding.read.batch import Batch
 from sharding.read.reader import ShardReader
@@ -37,7 +38,7 @@ class ReaderState:
         """From what `to_json` gave; other entries are passed over. ValueError when one is missing."""
         missing = [name for name in cls.__dataclass_fields__ if name not in values]
         if missing:
-            raise ValueError(f"the reader's state lacks {', '.join(missing)}; take it from a checkpoint that is whole.")
+            raise UserError(f"the reader's state lacks {', '.join(missing)}; take it from a checkpoint that is whole.")
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
     def check(self, dataset_sha256: str, seed: int) -> None:
@@ -50,7 +51,7 @@ class ReaderState:
         if self.seed != seed:
             problems.append(f"another seed ({self.seed}, here {seed})")
         if problems:
-            raise ValueError(f"the reader's state belongs to {' and '.join(problems)}; give it what it began with.")
+            raise UserError(f"the reader's state belongs to {' and '.join(problems)}; give it what it began with.")
 
 
 class Loader:
@@ -79,7 +80,7 @@ class Loader:
         Raises ValueError when the state belongs to another data set or seed, or the cache is too small for the order.
         """
         if not 0 <= rank < world_size <= global_batch_size:
-            raise ValueError(
+            raise UserError(
                 f"rank {rank} of {world_size} cannot share a global batch of {global_batch_size}; ranks count from 0, "
                 "and each needs an image of every batch."
             )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from infra.storage import UserError
 from sharding.dataset import Dataset
 from sharding.order import DeterministicSampler
 from sharding.read.batch import Batch
@@ -148,7 +149,7 @@ class ShardReader:
             all_of_one = -(-len(sizes) // order.num_canonical_partitions) + 1
             needed = min(needed, mine * max(sizes) * min(2 * (order.shuffle_window_shards or len(sizes)), all_of_one))
         if needed > self._files.limit_bytes:
-            raise ValueError(
+            raise UserError(
                 f"reading the split {self.split.name!r} in this order needs {needed:,} bytes of cache, but it may "
                 f"hold {self._files.limit_bytes:,}; raise IRAE_CACHE_BYTES, free some of the "
                 "disk, or read in windows of few shards (shuffle_window_shards)."

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from infra.storage import UserError
+
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 HASH_SPLIT = "90/5/5 by the hash of the key"
@@ -81,18 +83,18 @@ def open_source(name: str, root: str | Path | None = None, size: int | None = No
     or option, a missing root and values out of range; the folder itself is looked at by `Source.images`.
     """
     if name not in _SOURCES:
-        raise ValueError(f"there is no source {name!r}: choose from {', '.join(_SOURCES)}.")
+        raise UserError(f"there is no source {name!r}: choose from {', '.join(_SOURCES)}.")
     module, cls_name = _SOURCES[name]
     cls = getattr(importlib.import_module(f"sharding.sources.{module}"), cls_name)
     known = {field.name for field in fields(cls) if field.init} - {"root", "size"}
     if unknown := sorted(set(options) - known):
         choices = f"it has {', '.join(sorted(known))}" if known else "it has none"
-        raise ValueError(f"the source {name} has no option {', '.join(unknown)}: {choices}.")
+        raise UserError(f"the source {name} has no option {', '.join(unknown)}: {choices}.")
     if name == "synthetic" and root is not None:
-        raise ValueError(f"the source synthetic reads no folder: leave out root {str(root)!r}.")
+        raise UserError(f"the source synthetic reads no folder: leave out root {str(root)!r}.")
     if name != "synthetic":
         if root is None:
-            raise ValueError(f"the source {name} needs a root: the folder that holds its images.")
+            raise UserError(f"the source {name} needs a root: the folder that holds its images.")
         options["root"] = Path(root)
     if size is not None:
         options["size"] = size
@@ -105,13 +107,13 @@ def open_source(name: str, root: str | Path | None = None, size: int | None = No
 def check_size(size: int) -> None:
     """ValueError for a size of the stored images that is too small."""
     if size < MIN_SIZE:
-        raise ValueError(f"the image size is {size} px, but must be at least {MIN_SIZE}.")
+        raise UserError(f"the image size is {size} px, but must be at least {MIN_SIZE}.")
 
 
 def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
     """ValueError when `value` is none of the choices."""
     if value not in choices:
-        raise ValueError(f"{what} is {value!r}, but must be one of {', '.join(choices)}.")
+        raise UserError(f"{what} is {value!r}, but must be one of {', '.join(choices)}.")
 
 
 def find_below(root: Path, *paths: str) -> Path:
@@ -120,10 +122,10 @@ def find_below(root: Path, *paths: str) -> Path:
         if (root / path).exists():
             return root / path
     if not root.is_dir():
-        raise ValueError(f"the folder {root} does not exist.")
+        raise UserError(f"the folder {root} does not exist.")
     there = sorted(entry.name for entry in os.scandir(root))
     shown = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "") if there else "nothing"
-    raise ValueError(f"no {' or '.join(paths)} in {root}: there is {shown}.")
+    raise UserError(f"no {' or '.join(paths)} in {root}: there is {shown}.")
 
 
 def image_names(folder: Path) -> set[str]:
@@ -162,7 +164,7 @@ def read_table(path: Path, columns: int = 2) -> dict[str, str]:
                 continue
             if len(cells) != columns or cells[0] in rows:
                 wrong = "is there twice" if cells[0] in rows else f"should have {columns} columns"
-                raise ValueError(f"line {number} of {path} {wrong}: {line.strip()[:80]!r}.")
+                raise UserError(f"line {number} of {path} {wrong}: {line.strip()[:80]!r}.")
             rows[cells[0]] = cells[-1]
     return rows
 
@@ -174,9 +176,9 @@ def check_listed(path: Path, listed: Set[str], present: Set[str]) -> None:
         if names:
             problems.append(f"{len(names)} images {wrong} ({some(names)})")
     if problems:
-        raise ValueError(f"{path} does not match the images: {'; '.join(problems)}.")
+        raise UserError(f"{path} does not match the images: {'; '.join(problems)}.")
     if not listed:
-        raise ValueError(f"{path} names no images.")
+        raise UserError(f"{path} names no images.")
 
 
 def some(names: Iterable[str]) -> str:

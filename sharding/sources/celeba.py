@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.storage import UserError
 from sharding.sources import (
     HASH_SPLIT,
     HELD_OUT,
@@ -92,7 +93,7 @@ class CelebaHq:
         folder = find_below(self.root, "CelebA-HQ-img", ".")
         files = image_names(folder)
         if not files:
-            raise ValueError(f"no images in {folder}.")
+            raise UserError(f"no images in {folder}.")
         if self._rule() == "hash":
             splits = {file: hash_split(safe_key(file)) for file in files}
         else:
@@ -119,7 +120,7 @@ class CelebaHq:
         check_listed(mapping, original.keys(), set(numbers.values()))
         split_of = _read_partition(partition)
         if unknown := set(original.values()) - split_of.keys():
-            raise ValueError(f"{len(unknown)} images of {mapping} are not named in {partition} ({some(unknown)}).")
+            raise UserError(f"{len(unknown)} images of {mapping} are not named in {partition} ({some(unknown)}).")
         splits = {file: split_of[original[number]] for file, number in numbers.items()}
         if self.split == "released":
             splits = {file: "train" if split == "val" else split for file, split in splits.items()}
@@ -136,5 +137,5 @@ def _read_partition(path: Path) -> dict[str, str]:
     """File name -> split, from 0 (train), 1 (val), 2 (test)."""
     numbers = read_table(path)
     if strange := {file for file, number in numbers.items() if number not in PARTITION}:
-        raise ValueError(f"{path} gives {len(strange)} images another number than 0, 1 or 2 ({some(strange)}).")
+        raise UserError(f"{path} gives {len(strange)} images another number than 0, 1 or 2 ({some(strange)}).")
     return {file: PARTITION[number] for file, number in numbers.items()}

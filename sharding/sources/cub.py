@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.storage import UserError
 from sharding.sources import (
     HELD_OUT,
     SourceImage,
@@ -74,9 +75,9 @@ def _read_column(path: Path, list_path: Path, ids: Set[str], highest: int) -> di
     """Image id -> number, 0 to `highest`; the ids must be those of images.txt."""
     table = read_table(path)
     if differing := table.keys() ^ ids:
-        raise ValueError(f"{path} and {list_path} differ in {len(differing)} images' numbers ({some(differing)}).")
+        raise UserError(f"{path} and {list_path} differ in {len(differing)} images' numbers ({some(differing)}).")
     if strange := {value for value in table.values() if not (value.isdecimal() and int(value) <= highest)}:
-        raise ValueError(f"{path} holds something else than numbers from 0 to {highest} ({some(strange)}).")
+        raise UserError(f"{path} holds something else than numbers from 0 to {highest} ({some(strange)}).")
     return {i: int(value) for i, value in table.items()}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.storage import UserError
 from sharding.sources import (
     HELD_OUT,
     SourceImage,
@@ -57,10 +58,10 @@ class Flowers:
         sets, labels = _read_mat(set_path, *SPLIT_OF[self.split]), _read_mat(label_path, "labels")["labels"]
         numbers = [number for members in sets.values() for number in members]
         if len(numbers) > len(set(numbers)):
-            raise ValueError(f"{set_path} names {len(numbers) - len(set(numbers))} images more than once.")
+            raise UserError(f"{set_path} names {len(numbers) - len(set(numbers))} images more than once.")
         check_listed(set_path, {_file(number) for number in numbers}, image_names(folder))
         if max(numbers) > len(labels):
-            raise ValueError(f"{label_path} has {len(labels)} labels, but {set_path.name} names image {max(numbers)}.")
+            raise UserError(f"{label_path} has {len(labels)} labels, but {set_path.name} names image {max(numbers)}.")
         images = [
             SourceImage(safe_key(_file(number)), f"jpg/{_file(number)}", SPLIT_OF[self.split][name], labels[number - 1])
             for name, members in sets.items()
@@ -84,11 +85,11 @@ def _read_mat(path: Path, *names: str) -> dict[str, list[int]]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ValueError(f"reading {path.name} needs scipy, which is not there: pip install scipy.") from error
+        raise UserError(f"reading {path.name} needs scipy, which is not there: pip install scipy.") from error
     try:
         arrays = loadmat(path)
         return {name: [int(value) for value in arrays[name].ravel()] for name in names}
     except KeyError as error:
-        raise ValueError(f"{path} holds no array {error}: it should have {', '.join(names)}.") from error
+        raise UserError(f"{path} holds no array {error}: it should have {', '.join(names)}.") from error
     except Exception as error:  # scipy raises many kinds for a file that is not MATLAB's
-        raise ValueError(f"{path} is no readable MATLAB file ({error}).") from error
+        raise UserError(f"{path} is no readable MATLAB file ({error}).") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.storage import UserError
 from sharding.sources import (
     HASH_SPLIT,
     IMAGE_SUFFIXES,
@@ -48,7 +49,7 @@ class Folder:
         check_size(self.size)
         check_choice("split", self.split, ("auto", *SPLITS))
         if self.crop is not None and self.crop < 1:
-            raise ValueError(f"crop is {self.crop} px, but must be at least 1.")
+            raise UserError(f"crop is {self.crop} px, but must be at least 1.")
 
     def settings(self) -> dict[str, Any]:
         rule = f"folders, else {HASH_SPLIT}" if self.split == "auto" else self.split
@@ -89,7 +90,7 @@ class Folder:
         if doubles:
             problems.append(f"{len(doubles)} keys stand for several files, rename them ({some(doubles)})")
         if problems:
-            raise ValueError(f"{self.root}: {'; '.join(problems)}.")
+            raise UserError(f"{self.root}: {'; '.join(problems)}.")
 
 
 def _is_split(entry: os.DirEntry[str]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.storage import UserError
 from sharding.sources import SourceImage, check_size
 from sharding.write.degrade import keyed_bits
 
@@ -39,7 +40,7 @@ class Synthetic:
         check_size(self.size)
         counts = (self.count_train, self.count_val, self.count_test)
         if min(counts) < 0 or max(counts) < 1:
-            raise ValueError(f"the counts of images are {counts}, but none may be negative and one must be above 0.")
+            raise UserError(f"the counts of images are {counts}, but none may be negative and one must be above 0.")
 
     def settings(self) -> dict[str, Any]:
         return {"source": self.name, "recipe": RECIPE, "size": self.size, "seed": self.seed}

@@ -18,6 +18,8 @@ import numpy as np
 import PIL
 from PIL import Image, ImageDraw, features
 
+from infra.storage import UserError
+
 JPEG_SUBSAMPLING = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
 NPY_HEADER_BYTES = 128
 """Where the pixels begin in `npy_bytes`."""
@@ -58,9 +60,9 @@ def jpeg(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> F
     """`jpeg:QUALITY[:420|422|444]`: the bytes of a baseline JPEG, chroma halved both ways (420) unless told."""
     quality, subsampling = [*parameters, "420"][:2]
     if not (quality.isascii() and quality.isdigit() and 1 <= int(quality) <= 100):
-        raise ValueError(f"the JPEG quality {quality!r} is not a whole number from 1 to 100")
+        raise UserError(f"the JPEG quality {quality!r} is not a whole number from 1 to 100")
     if subsampling not in JPEG_SUBSAMPLING or len(parameters) > 2:
-        raise ValueError(f"{':'.join(parameters)!r} is not QUALITY or QUALITY:{'|'.join(JPEG_SUBSAMPLING)}")
+        raise UserError(f"{':'.join(parameters)!r} is not QUALITY or QUALITY:{'|'.join(JPEG_SUBSAMPLING)}")
     buffer = io.BytesIO()
     Image.fromarray(clean).save(
         buffer, "JPEG", quality=int(quality), subsampling=JPEG_SUBSAMPLING[subsampling], optimize=False
@@ -77,7 +79,7 @@ def mask(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> F
     """
     shape = ":".join(parameters)
     if shape not in MASKS:
-        raise ValueError(f"the mask {shape!r} is not one of {', '.join(MASKS)}")
+        raise UserError(f"the mask {shape!r} is not one of {', '.join(MASKS)}")
     name = f"mask_{shape}"
     height, width = clean.shape[:2]
     rng = np.random.Generator(keyed_bits(str(seed), key, name))
@@ -161,7 +163,7 @@ def parse_degradations(texts: Sequence[str]) -> list[Degradation]:
                 problems.append(f"in {text!r} {field.name} is asked for twice")
             found.append(Degradation(field.name, field.extension, kind, parameters))
     if problems:
-        raise ValueError("; ".join(problems) + ".")
+        raise UserError("; ".join(problems) + ".")
     return found
 
 

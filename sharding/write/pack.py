@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.storage import Storage
+from infra.storage import Storage, UserError
 from sharding.sources import Source, SourceImage
 from sharding.tar import Tar, member_name
 from sharding.write.decode import BadImage
@@ -102,7 +102,7 @@ def put_shard(
     part.size_bytes = len(content)
     part.sha256 = hashlib.sha256(content).hexdigest()
     if expected_sha256 not in (None, part.sha256):
-        raise ValueError(
+        raise UserError(
             f"{store.url}/{part.name} is damaged and cannot be made again: the images or the encoders have changed "
             "since; bring back the old ones, or make the whole data set anew with --overwrite."
         )
@@ -162,7 +162,7 @@ def _read(source: Source, image: SourceImage) -> tuple[SourceImage, bytes, str]:
         data = source.read(image)
         return image, data, hashlib.sha256(data).hexdigest()
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"the image {image.file} was listed and cannot be read now ({error.strerror or error}); look whether the "
             "folder is there on every machine that works on the shards, then run the same command again."
         ) from error

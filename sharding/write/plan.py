@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.storage import UserError
 from sharding.sources import SPLITS, SourceImage
 
 SHARD_BYTES = 32 << 20
@@ -76,7 +77,7 @@ def check_keys(images: Sequence[SourceImage]) -> None:
     if dotted:
         problems.append(f"{len(dotted)} keys hold a dot, the first being {dotted[0]!r}")
     if problems:
-        raise ValueError("; ".join(problems) + ". Rename the files.")
+        raise UserError("; ".join(problems) + ". Rename the files.")
 
 
 def default_images_per_shard(size: int, fields: Mapping[str, str]) -> int:

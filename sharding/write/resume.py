@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.storage import Storage
+from infra.storage import Storage, UserError
 from sharding.dataset import DATASET, MANIFEST, Dataset
 from sharding.sources import SPLITS
 from sharding.verify import shard_problem
@@ -42,7 +42,7 @@ def reserve_destination(store: Storage, plan: Plan, encoders: Mapping[str, Any],
     if not (overwrite and finished):
         problem = _difference(store, ours, held, finished)
         if problem and not overwrite:
-            raise ValueError(f"{store.url} {problem}; choose another --out, or replace it with --overwrite.")
+            raise UserError(f"{store.url} {problem}; choose another --out, or replace it with --overwrite.")
         if not problem:
             store.put_new(PLAN, json.dumps(ours, indent=1).encode())
             return
