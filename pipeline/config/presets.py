@@ -11,7 +11,7 @@ from pipeline.config.train import TrainConfig
 PRESETS: dict[str, TrainConfig] = {
     "paper": TrainConfig(
         preset="paper",
-        model=IRAEConfig(K=16, L=2, width=64, conv1x1="lu", decoder="inverse", start="random", scale_min=0.0),
+        model=IRAEConfig(K=16, L=2, width=64, conv1x1="lu", decoder="inverse", init="random", scale_min=0.0),
         precision="float32",
     ),
     "standard": TrainConfig(preset="standard"),

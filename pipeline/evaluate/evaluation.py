@@ -174,7 +174,7 @@ def protocol(evaluation: Evaluation) -> dict[str, Any]:
         "ssim_released": SSIM_RELEASED_TEXT,
         "precision": "float32",
         "run": trained.url,
-        "system": trained.model.system,
+        "system": trained.model.model_name,
         "parameters": trained.parameters,
         "trained_images": int(trained.checkpoint),
     }

@@ -58,7 +58,7 @@ def main(config: RestoreConfig) -> None:
 def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
     """The noise that a system with a noise map is told of: the given one, or the run's. ValueError when it has none."""
 
-    if not MODELS[trained.model.system].needs_sigma:
+    if not MODELS[trained.model.model_name].needs_sigma:
         return None
     sigma = trained.config.sigma_255 if config.sigma_255 is None else config.sigma_255
     if sigma == "blind":

@@ -136,7 +136,7 @@ class Trainer:
         if RAW_WEIGHTS in checkpoint.files:
             self.model.load_state_dict(bytes_to_tensors(checkpoint.files[RAW_WEIGHTS]))
         load_optimizer(self.optimizer, self.names, checkpoint.files[OPTIMIZER])
-        self.schedule.load_state(state["schedule"])
+        self.schedule.load_state_dict(state["schedule"])
         self.images_seen, self.timer.train_s = state["images_seen"], state["train_s"]
         self.budget_fraction = self.timer.budget_fraction
         self.rows = self.run.read_metrics(self.images_seen)
@@ -149,7 +149,7 @@ class Trainer:
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are validated and kept."""
-        return self.average.in_place() if self.average else nullcontext()
+        return self.average.swapped_in() if self.average else nullcontext()
 
     def _make_loader(self, state: ReaderState | None) -> Loader:
         return Loader(
@@ -332,7 +332,7 @@ class Trainer:
         state = {
             **self.loader.state().to_json(),
             "train_s": self.timer.train_s,
-            "schedule": self.schedule.state(),
+            "schedule": self.schedule.state_dict(),
         }
         name = self.run.save_checkpoint(files, state)
         if best_psnr_db is not None:

@@ -182,7 +182,7 @@ def test_running_statistics_resume_bitwise_equal_and_are_averaged(data: str, tmp
     assert whole.average
     now = {name: tensor.clone() for name, tensor in running_statistics(whole.model).items()}
     assert len(now) == 30 and all(bool(tensor.abs().sum() > 0) for tensor in now.values())
-    with whole.average.in_place():
+    with whole.average.swapped_in():
         assert all(not torch.equal(now[name], t) for name, t in running_statistics(whole.model).items())
 
 

@@ -159,7 +159,7 @@ def test_what_is_kept_and_validated_is_the_average(data: str, tmp_path: Path) ->
     trainer.train()
     assert trainer.average
     kept = load_trained(str(tmp_path / "run"), "last")
-    with trainer.average.in_place():
+    with trainer.average.swapped_in():
         for name, tensor in trainer.model.state_dict().items():
             assert torch.equal(kept.model.state_dict()[name], tensor), name
     assert any(not torch.equal(p, q) for p, q in zip(kept.model.parameters(), trainer.model.parameters(), strict=True))
