@@ -5,6 +5,7 @@ A model is two files, model.safetensors and config.json; the caller stores them.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from irae.config import IRAEConfig, current_names
+from irae.config import IRAEConfig
 from irae.errors import IRAEError
 from irae.registry import MODELS, build
 from irae.restorer import Restorer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FORMER_NAMES = {"start": "init", "system": "model", "architecture": "model"}
+"""Keys of config.json in earlier versions -> those of today."""
 
 
 def model_to_files(model: Restorer) -> dict[str, bytes]:
@@ -31,16 +34,21 @@ def model_to_files(model: Restorer) -> dict[str, bytes]:
 def model_from_files(files: Mapping[str, bytes]) -> Restorer:
     """The inverse of `model_to_files`. IRAEError when the files do not describe such a model."""
     values = config_from_bytes(files[CONFIG])
-    model = build(values.pop("model"), IRAEConfig.from_json(values))
+    model = build(values.pop("model"), IRAEConfig(**values))
     load_weights(model, files)
     return model
 
 
 def config_from_bytes(data: bytes) -> dict[str, Any]:
-    """Contents of config.json under today's names: "model" and IRAE's fields. IRAEError for an unknown model."""
-    values = current_names(json.loads(data))
+    """Contents of config.json: "model", its name, and IRAE's fields. IRAEError for another model or another field."""
+    try:
+        values = {FORMER_NAMES.get(name, name): value for name, value in json.loads(data).items()}
+    except json.JSONDecodeError as error:
+        raise IRAEError(f"{CONFIG} is damaged ({error}); take an earlier checkpoint.") from None
     if values.get("model") not in MODELS:
-        raise IRAEError(f"config.json is of the model {values.get('model')!r}, which is none of {', '.join(MODELS)}.")
+        raise IRAEError(f"{CONFIG} is of the model {values.get('model')!r}, which is none of {', '.join(MODELS)}.")
+    if unknown := values.keys() - {"model", *(field.name for field in dataclasses.fields(IRAEConfig))}:
+        raise IRAEError(f"{CONFIG} has fields that IRAE has not ({', '.join(sorted(unknown))}); take a newer version.")
     return values
 
 

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from irae.errors import IRAEError
-
-FORMER_NAMES = {"start": "init", "system": "model", "architecture": "model"}
-"""Names in stored configurations -> those of today."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +53,5 @@ class IRAEConfig:
         return 2**self.L
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """As plain JSON values; `IRAEConfig(**values)` is the inverse."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> IRAEConfig:
-        """The inverse of `to_json`, also under former names. IRAEError for unknown fields."""
-        values = current_names(values)
-        if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(cls)}):
-            raise IRAEError(f"an IRAE configuration has no {', '.join(unknown)}; remove it.")
-        return cls(**values)
-
-
-def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration's values under today's names."""
-    return {FORMER_NAMES.get(name, name): value for name, value in values.items()}

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class IRAEError(ValueError):
-    """An input, a configuration or a checkpoint that irae cannot use: one sentence with what, which value, what to do."""
+    """Unusable input, configuration or checkpoint: one sentence with what, which value, what to do."""

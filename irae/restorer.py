@@ -81,7 +81,7 @@ def activation_elements_per_pixel(model: Restorer) -> list[float]:
 
 
 def pad_to_multiple(images: Tensor, multiple: int, mode: str = "reflect") -> Tensor:
-    """Pad (B, C, H, W) at the lower and right edge to sides divisible by `multiple`; replicate if too thin to reflect."""
+    """Pad (B, C, H, W) at the lower and right edge to sides divisible by `multiple`; images too thin are replicated."""
     height, width = images.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if mode == "reflect" and not (down < height and right < width):

@@ -16,12 +16,17 @@ Shape = Callable[[float], float]
 """Progress in [0, 1] -> factor of the highest learning rate."""
 
 
+def constant(progress: float) -> float:
+    """1."""
+    return 1.0
+
+
 @dataclass
 class BudgetSchedule:
-    """`lr` times a shape of the budget's used fraction; by default a constant. Counts epochs and the best PSNR."""
+    """`lr` times a shape of the budget's used fraction. Counts epochs and the best validation PSNR."""
 
     lr: float = 1e-3
-    shape: Shape = lambda progress: 1.0
+    shape: Shape = constant
     epoch: int = field(default=0, init=False)
     best_psnr_db: float = field(default=float("-inf"), init=False)
 

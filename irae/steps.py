@@ -196,7 +196,7 @@ class GenerativeStep(FlowStep):
 
     @torch.no_grad()
     def init_as_inverse_of(self, step: FlowStep) -> None:
-        """Make this step after `step` the identity as long as both couplings are untrained, each scaling x_a by s(0)."""
+        """Make this step after `step` the identity while both couplings are untrained, each scaling x_a by s(0)."""
         weight = torch.linalg.inv(step.conv.weight().double())
         half = weight.shape[0] // 2
         untrained = torch.zeros((), dtype=torch.float64)
