@@ -168,7 +168,7 @@ class AffineCoupling(Bijection):
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x: Tensor, net: CouplingNet | None = None) -> Tensor:
-        """`net`: another implementation of `self.net`; as in `inverse`."""
+        """`net`: another implementation of `self.net`, here and in the methods below."""
         x_a, x_b = x.chunk(2, dim=1)
         shift, scale = (net or self.net)(x_b)
         return torch.cat([scale * x_a + shift, x_b], dim=1)
@@ -178,8 +178,8 @@ class AffineCoupling(Bijection):
         shift, scale = (net or self.net)(y_b)
         return torch.cat([(y_a - shift) / scale, y_b], dim=1)
 
-    def log_det(self, x: Tensor) -> Tensor:
-        _, scale = self.net(x.chunk(2, dim=1)[1])
+    def log_det(self, x: Tensor, net: CouplingNet | None = None) -> Tensor:
+        _, scale = (net or self.net)(x.chunk(2, dim=1)[1])
         return scale.log().sum(dim=(1, 2, 3))
 
     def net(self, x_b: Tensor) -> tuple[Tensor, Tensor]:

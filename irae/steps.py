@@ -77,7 +77,8 @@ class NetParameters(NamedTuple):
         return [autocast_dtype(tensor) for tensor in tensors]
 
 
-class FusedNet(NamedTuple):
+@dataclass(frozen=True)
+class FusedNet:
     """`AffineCoupling.net` as three convolutions."""
 
     weights: Sequence[Tensor]
@@ -123,7 +124,8 @@ class FlowStep(Bijection):
         return self.inverse_fused(y, self.fused([self], inverse=True)[0])
 
     def log_det(self, x: Tensor) -> Tensor:
-        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(self.coupling_input(x))
+        (net,) = FusedNet.of([self.coupling])
+        return self.norm.log_det(x) + self.conv.log_det(x) + self.coupling.log_det(self.coupling_input(x), net)
 
     def forward_fused(self, x: Tensor, weights: FusedStep) -> Tensor:
         """`forward` by the step's element of `fused(steps)`."""
@@ -168,7 +170,8 @@ class FlowStep(Bijection):
 
     def _initialise_coupling(self, x: Tensor) -> Tensor:
         self.coupling.initialise(x)
-        return self.coupling(x, FusedNet.of([self.coupling])[0])
+        (net,) = FusedNet.of([self.coupling])
+        return self.coupling(x, net)
 
 
 class GenerativeStep(FlowStep):
