@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from irae.layers import AffineCoupling, conv1x1, no_autocast
-from irae.steps import FlowStep, FusedNet, GenerativeStep, NetParameters
+from irae.steps import FlowStep, FusedNet, GenerativeStep, fuse_net, net_parameters
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Affine:
 
 @dataclass(frozen=True)
 class Coupling:
-    """The coupling or its inverse. Tensors: NetParameters, fused when needed: kept, fused weights would grow with K."""
+    """The coupling or its inverse. Tensors: `net_parameters`, fused when needed: kept, fused ones would grow with K."""
 
     coupling: AffineCoupling
     inverse: bool
-    tensor_count = len(NetParameters._fields)
+    tensor_count = 9
 
     def forward(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         run = self.coupling.inverse if self.inverse else self.coupling.forward
@@ -71,7 +71,7 @@ class Coupling:
         return x, torch.cat([grad_x, grad_b + of_x_b], dim=1), of_tensors
 
     def _net(self, tensors: Sequence[Tensor]) -> FusedNet:
-        return FusedNet(NetParameters(*tensors).fused(), self.coupling.scale_min)
+        return FusedNet(fuse_net(tensors), self.coupling.scale_min)
 
 
 Layer = Affine | Coupling
@@ -118,7 +118,7 @@ def run_reversible(x: Tensor, steps: Sequence[FlowStep], inverse: bool = False) 
     for step, affine, its_inverse in zip(steps, affines, inverses, strict=True):
         layers: list[tuple[Layer, Sequence[Tensor]]] = [
             (Affine(its_inverse), affine),
-            (Coupling(step.coupling, inverse), NetParameters.of(step.coupling)),
+            (Coupling(step.coupling, inverse), net_parameters(step.coupling)),
         ]
         chain += reversed(layers) if issubclass(step_class, GenerativeStep) else layers
     if inverse:

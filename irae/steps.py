@@ -41,40 +41,29 @@ class StepShape:
     """Smallest scale of the couplings, in [0, 1)."""
 
 
-class NetParameters(NamedTuple):
-    """Trained tensors of a coupling's net, or stacks of them: each convolution's weight, then its scale and bias."""
+def net_parameters(coupling: AffineCoupling) -> tuple[Tensor, ...]:
+    """Trained tensors of a coupling's net: weight, log-scale and bias of each of its three layers."""
+    assert coupling.conv_out.bias is not None
+    return (
+        *(coupling.conv_in.weight, coupling.norm_in.log_scale, coupling.norm_in.bias),
+        *(coupling.conv_mid.weight, coupling.norm_mid.log_scale, coupling.norm_mid.bias),
+        *(coupling.conv_out.weight, coupling.log_scale, coupling.conv_out.bias),
+    )
 
-    conv_in: Tensor
-    log_scale_in: Tensor
-    bias_in: Tensor
-    conv_mid: Tensor
-    log_scale_mid: Tensor
-    bias_mid: Tensor
-    conv_out: Tensor
-    log_scale_out: Tensor
-    bias_out: Tensor
 
-    @classmethod
-    def of(cls, net: AffineCoupling) -> NetParameters:
-        assert net.conv_out.bias is not None
-        return cls(
-            *(net.conv_in.weight, net.norm_in.log_scale, net.norm_in.bias),
-            *(net.conv_mid.weight, net.norm_mid.log_scale, net.norm_mid.bias),
-            *(net.conv_out.weight, net.log_scale, net.conv_out.bias),
-        )
+def fuse_net(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Weight and bias of three convolutions from `net_parameters` or stacks of them; in autocast's precision."""
+    conv_in, log_scale_in, bias_in, conv_mid, log_scale_mid, bias_mid, conv_out, log_scale_out, bias_out = parameters
 
-    def fused(self) -> list[Tensor]:
-        """Weight and bias of each of the three convolutions; under autocast already in its precision."""
+    def scaled(weight: Tensor, log_scale: Tensor) -> Tensor:
+        return weight * log_scale.exp()[..., None, None, None]
 
-        def scaled(weight: Tensor, log_scale: Tensor) -> Tensor:
-            return weight * log_scale.exp()[..., None, None, None]
-
-        tensors = (
-            *(scaled(self.conv_in, self.log_scale_in), self.bias_in),
-            *(scaled(self.conv_mid, self.log_scale_mid), self.bias_mid),
-            *(scaled(self.conv_out, self.log_scale_out), self.bias_out * self.log_scale_out.exp()),
-        )
-        return [autocast_dtype(tensor) for tensor in tensors]
+    fused = (
+        *(scaled(conv_in, log_scale_in), bias_in),
+        *(scaled(conv_mid, log_scale_mid), bias_mid),
+        *(scaled(conv_out, log_scale_out), bias_out * log_scale_out.exp()),
+    )
+    return [autocast_dtype(tensor) for tensor in fused]
 
 
 @dataclass(frozen=True)
@@ -88,8 +77,8 @@ class FusedNet:
     @classmethod
     def of(cls, couplings: Sequence[AffineCoupling]) -> list[FusedNet]:
         """The nets of all couplings."""
-        stacks = (torch.stack(tensors) for tensors in zip(*map(NetParameters.of, couplings), strict=True))
-        fused = zip(*(tensor.unbind() for tensor in NetParameters(*stacks).fused()), strict=True)
+        stacks = [torch.stack(tensors) for tensors in zip(*map(net_parameters, couplings), strict=True)]
+        fused = zip(*(tensor.unbind() for tensor in fuse_net(stacks)), strict=True)
         return [cls(weights, coupling.scale_min) for weights, coupling in zip(fused, couplings, strict=True)]
 
     def __call__(self, x_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,9 +56,10 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 STEPS = {"irae": 60, "dncnn": 140, "dncnn-17": 80, "dncnn-20": 80, "ffdnet": 70, "unet": 150, "arcnn": 200}
+SLOW = ("dncnn", "unet")
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in STEPS])
 def test_eight_images_are_overfitted(name: str) -> None:
     torch.manual_seed(0)
     clean, degraded = images()
