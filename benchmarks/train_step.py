@@ -168,7 +168,9 @@ def quality(precision: str, steps: int, seeds: int, device: torch.device) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, metavar="PATH", help="checkout of the released code: PATH/Model/glow.py")
+    parser.add_argument(
+        "--reference", type=Path, metavar="PATH", help="checkout of the released code: PATH/Model/glow.py"
+    )
     parser.add_argument("--batch", type=int, default=32, help="images per step")
     parser.add_argument("--repeats", type=int, default=7, help="timed steps, after 2 untimed ones")
     parser.add_argument("--quality-steps", type=int, default=200, help="steps for the comparison with float32; 0: none")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
@@ -26,20 +26,20 @@ class EMA:
 
     `relative_width`: the horizon as a fraction of the images so far instead, for runs of unknown length (Karras et al.
     2024, arXiv 2312.02696, whose profile is a power of the run's length). Running statistics of batch normalisation are
-    averaged too, since those of a single step would not fit the averaged weights.
+    averaged too, since those of a single step would not fit the averaged weights. AveragedModel would do the same, but
+    walks through all modules in each update: 10 ms instead of 0.8 ms for K=16.
     """
 
     def __init__(self, model: nn.Module, horizon_images: float, relative_width: float = 0.0) -> None:
         self.horizon_images, self.relative_width = horizon_images, relative_width
-        self.model, self.averaged = model, AveragedModel(model, use_buffers=True)
-        self.averaged.n_averaged.fill_(1)  # the weights at the start count: a checkpoint's averages when resuming
+        self._weights: list[Tensor] = [*model.parameters(), *running_statistics(model).values()]
+        self._averages = [weight.detach().clone() for weight in self._weights]
 
     def update(self, batch_images: int, images_seen: int) -> None:
         """Include the weights after a step; `images_seen`: images of the whole run, this step's included."""
         horizon_images = self.horizon_images or self.relative_width * images_seen
-        share = max(-math.expm1(-batch_images / horizon_images), batch_images / images_seen)
-        self.averaged.multi_avg_fn = get_ema_multi_avg_fn(1 - share)
-        self.averaged.update_parameters(self.model)
+        decay = min(math.exp(-batch_images / horizon_images), 1 - batch_images / images_seen)
+        get_ema_multi_avg_fn(decay)(self._averages, self._weights, None)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -52,11 +52,7 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for weight, average in zip(*map(_averaged_tensors, (self.model, self.averaged.module)), strict=True):
+        for weight, average in zip(self._weights, self._averages, strict=True):
             held = weight.clone()
             weight.copy_(average)
             average.copy_(held)
-
-
-def _averaged_tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *running_statistics(model).values()]
