@@ -17,15 +17,18 @@ def run() -> None:
     if config.base.preset == "auto":
         preset = defaults(arguments).preset
         config = dataclasses.replace(config, base=dataclasses.replace(config.base, preset=preset))
+    from infra.cluster import apply_settings, ray_address
+
+    apply_settings(starts_here=ray_address(config.base.nodes) is None)  # before `launch` imports Ray
     from pipeline.tune.launch import main
 
     main(config)
 
 
 def run_best(config: BestConfig) -> None:
-    from pipeline.tune.best import conclude
+    from pipeline.tune.best import write_best
 
-    conclude(config)
+    write_best(config)
 
 
 def run_dashboard(config: DashboardConfig) -> None:

@@ -1,4 +1,4 @@
-"""python -m pipeline.tune: search for K, L, learning rate and schedule; `best` ends it, `dashboard` shows it."""
+"""python -m pipeline.tune: search for K, L, learning rate and schedule."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 
 from infra.storage.lease import hold_lease
 from pipeline.runs.find import open_checked
-from pipeline.tune.best import report_on
+from pipeline.tune.best import show_trials
 from pipeline.tune.config import TuneConfig
-from pipeline.tune.folder import Home
-from pipeline.tune.prepare import print_plan, resolve
+from pipeline.tune.folder import StudyFolder
+from pipeline.tune.prepare import log_plan, resolve
 from pipeline.tune.search import search
 from sharding.dataset import Dataset
 
@@ -17,17 +17,16 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: TuneConfig) -> None:
-    """Resolve, say what will be searched, search, and end with the table and the plots."""
-
+    """Resolve the options, log the plan, search, and end with the table and the plots."""
     config = resolve(config)
     assert config.base.data and config.base.out
-    home, dataset = Home(open_checked(config.base.out)), Dataset.open(open_checked(config.base.data))
-    print_plan(config)
+    folder, dataset = StudyFolder(open_checked(config.base.out)), Dataset.open(open_checked(config.base.data))
+    log_plan(config)
     if config.base.dry_run:
         return
-    with hold_lease(home.store):
-        home.claim({**config.identity(), "dataset": dataset.sha256})
-        home.mend()
-        search(config, home, dataset)
-        report_on(home)
-    logger.info(f"next: python -m pipeline.tune best {home.store.url}")
+    with hold_lease(folder.store):
+        folder.start_or_resume({**config.identity(), "dataset": dataset.sha256})
+        folder.truncate_partial_record()
+        search(config, folder, dataset)
+        show_trials(folder)
+    logger.info(f"next: python -m pipeline.tune best {folder.store.url}")
