@@ -104,11 +104,8 @@ class JournalSearch(Searcher):
         return {**self.__dict__, "show_progress": None}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal has it all. Ray Tune moves the file."""
+        """An empty file, which Ray Tune moves: the journal is the state."""
         Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the journal has it all."""
 
     def stop(self) -> None:
         """Requeue the trials that still run, for the next run of the search."""
@@ -146,7 +143,7 @@ class JournalSearch(Searcher):
         self._show_progress()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna how the trial ended: complete, pruned by the scheduler, or failed."""
+        """Record the trial's final state: complete, pruned by the scheduler, or failed."""
         trial = self.running.pop(trial_id)
         if error or not result:
             reason = f"its worker died {MAX_WORKER_FAILURES + 1} times"

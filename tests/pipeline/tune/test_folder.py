@@ -1,4 +1,4 @@
-"""A search's folder: the journal on each kind of store, and whose search it is."""
+"""A search's folder: the journal on each kind of store, and the identity of its search."""
 
 from __future__ import annotations
 
