@@ -16,7 +16,7 @@ from rich.table import Table
 from infra.storage import UserError, join_url, open_storage
 from pipeline.cli import ProgressLine
 from pipeline.config.train import TrainConfig, train_config
-from pipeline.runs.folder import BEST, CONFIG, Run
+from pipeline.runs.folder import CONFIG, Run
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import train
 from pipeline.tune.config import BestConfig
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 PRESET, REPEATS = "best.json", "repeats"
 LOG_WIDTH = 160
 """Width of the table in a log file, characters."""
-NOT_IN_PRESET = ("config", "preset", "out", "ray", "dry_run")
-"""Options that belong to the trial's run, not to its configuration."""
 FIGURES = ("images_seen", "parameters", "images_per_sec")
 """Attributes of a trial that are columns of the table."""
 
@@ -75,9 +73,10 @@ def config_of(folder: StudyFolder, trial: FrozenTrial) -> TrainConfig:
 
 def preset_of(best: TrainConfig, folder: StudyFolder, trial: FrozenTrial) -> dict[str, Any]:
     """The configuration as a file for `pipeline.train --config`, with a name of its own."""
-    values = {name: value for name, value in dataclasses.asdict(best).items() if name not in NOT_IN_PRESET}
-    search = folder.store.url.rstrip("/").rpartition("/")[2]
-    return {**values, "preset": "best", "name": f"{search}-best-{trial.number}"}
+    name = f"{folder.store.url.rstrip('/').rpartition('/')[2]}-best-{trial.number}"
+    return dataclasses.asdict(
+        best.with_options(config=None, preset="best", name=name, out=None, ray=True, dry_run=False)
+    )
 
 
 def psnr_with_other_seeds(folder: StudyFolder, number: int, best: TrainConfig, repeats: int) -> list[float]:
@@ -88,14 +87,14 @@ def psnr_with_other_seeds(folder: StudyFolder, number: int, best: TrainConfig, r
     values = []
     for seed in range(best.seed + 1, best.seed + 1 + repeats):
         out = join_url(folder.store.url, REPEATS, f"{number:04d}-{seed}")
-        config = dataclasses.replace(best, seed=seed, out=out, name=f"seed-{seed}")
+        config = best.with_options(seed=seed, out=out, name=f"seed-{seed}")
         run = Run(open_storage(out))
         run.write_json(CONFIG, dataclasses.asdict(config))
-        with ProgressLine(f"seed {seed}", config.max_images, "images") as line:
+        with ProgressLine(f"seed {seed}", config.budget.max_images, "images") as line:
             train(config, ProcessGroup.single_process(), lambda row, line=line: line.update(row["images_seen"]))  # type: ignore[misc]
-        held = run.read_json(BEST)
-        assert held
-        values.append(held["val_psnr_db"])
+        best_checkpoint = run.checkpoints.best()
+        assert best_checkpoint
+        values.append(best_checkpoint["val_psnr_db"])
     return values
 
 

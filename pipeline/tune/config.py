@@ -11,7 +11,7 @@ import tyro
 
 from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.config.options import defaults
-from pipeline.config.train import LrSchedule, TrainConfig, train_config
+from pipeline.config.train import LrSchedule, TrainConfig, flat_options
 
 SecondObjective = Literal["none", "parameters", "images-per-sec"]
 QUARTERS = 4
@@ -72,7 +72,17 @@ class TuneConfig:
     @property
     def workers(self) -> int:
         """Workers of one trial."""
-        return self.base.nodes * (self.base.workers_per_node or 1)
+        return self.base.cluster.workers
+
+    @property
+    def trial_images(self) -> int:
+        """Budget of one trial, images."""
+        assert self.base.budget.max_images
+        return self.base.budget.max_images
+
+    @property
+    def is_irae(self) -> bool:
+        return self.base.model.name == "irae"
 
     def problems(self) -> list[str]:
         """Every mistake that shows without the data set, a sentence each."""
@@ -87,9 +97,9 @@ class TuneConfig:
                 problems.append(f"--{name} {low:g} {high:g} is the wrong way round; give the lower bound first.")
             if low < least:
                 problems.append(f"--{name} begins at {low:g}, but must begin at {least:g} or above.")
-        if self.base.system != "irae":
+        if not self.is_irae:
             problems += [
-                f"--{option} is for --system irae; leave it out with {self.base.system}."
+                f"--{option} is for --model irae; leave it out with {self.base.model.name}."
                 for option, values in (("widths", self.widths), ("scale-mins", self.scale_mins))
                 if values
             ]
@@ -102,7 +112,7 @@ class TuneConfig:
         ]
         if self.is_one_point:
             problems.append("the search space holds one point only: widen --K-range, --L-range or --lr-range.")
-        if not self.base.max_images or self.base.max_minutes:
+        if not self.base.budget.max_images or self.base.budget.max_minutes:
             problems.append("trials are compared at equal numbers of images: give --max-images, and no --max-minutes.")
         if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
             problems.append(f"--gpus-per-trial is {self.gpus_per_trial:g}, but must be at least 0.")
@@ -113,26 +123,24 @@ class TuneConfig:
     @property
     def is_one_point(self) -> bool:
         """Whether no hyperparameter varies."""
-        ranges = [self.lr_range, *((self.K_range, self.L_range) if self.base.system == "irae" else ())]
+        ranges = [self.lr_range, *((self.K_range, self.L_range) if self.is_irae else ())]
         choices = (self.widths, self.batches, self.scale_mins)
         schedules = set(self.lr_schedules) - {"constant"}
         return all(low == high for low, high in ranges) and max(map(len, choices)) <= 1 and not schedules
 
     def identity(self) -> dict[str, Any]:
-        """Options that must be equal when the search is resumed: its space, and the base without where it runs."""
-        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IDENTITY}
-        return {**values, "base": identity_of_base(self.base)}
+        """Content of search.json: the space, and the base."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IDENTITY}
 
 
-def identity_of_base(base: TrainConfig) -> dict[str, Any]:
-    """Options of the base that must be equal when the search is resumed."""
-    return {name: value for name, value in dataclasses.asdict(base).items() if name not in NOT_IDENTITY_OF_BASE}
-
-
-def upgraded_identity(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored identity of any version, in today's names and with the defaults of newer options."""
-    second_objective = stored.get("against", stored.get("second_objective"))
-    return {**stored, "second_objective": second_objective, "base": identity_of_base(train_config(stored["base"]))}
+def comparable(identity: dict[str, Any]) -> dict[str, Any]:
+    """The options in a search.json of any version that must be equal when the search is resumed, in today's names."""
+    base = {**TrainConfig().options(), **flat_options(identity["base"])}
+    return {
+        **identity,
+        "second_objective": identity.get("against", identity.get("second_objective")),
+        "base": {name: value for name, value in base.items() if name not in NOT_IDENTITY_OF_BASE},
+    }
 
 
 @dataclass(frozen=True)
@@ -171,5 +179,5 @@ class DashboardConfig:
 def base_defaults(arguments: list[str]) -> TuneConfig:
     """The preset, or --config, as the base of all trials, with the budget of a trial instead of a run's."""
     base = defaults(arguments)
-    images = TRIAL_IMAGES.get(base.preset, TRIAL_IMAGES_OTHERS)
-    return TuneConfig(base=dataclasses.replace(base, max_minutes=None, max_images=base.max_images or images, name=None))
+    images = base.budget.max_images or TRIAL_IMAGES.get(base.preset, TRIAL_IMAGES_OTHERS)
+    return TuneConfig(base=base.with_options(max_minutes=None, max_images=images, name=None))

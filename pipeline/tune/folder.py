@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from infra.storage import Storage, UserError, join_url
 from pipeline.config.environment import cache_folder, store_url
 from pipeline.runs.find import find_in, open_checked
-from pipeline.tune.config import upgraded_identity
+from pipeline.tune.config import comparable
 
 SEARCHES, SEARCH, JOURNAL, REPORT = "searches", "search.json", "journal.log", "report/index.html"
 STUDY = "search"
@@ -70,7 +70,7 @@ class StudyFolder:
         if stored is None:
             self.journal.unlink(missing_ok=True)
             self.store.put(SEARCH, json.dumps(identity, indent=1).encode())
-        elif differing := _differing(upgraded_identity(stored), identity):
+        elif differing := _differing(comparable(stored), comparable(identity)):
             raise UserError(
                 f"the search {self.store.url} was started with other settings ({'; '.join(differing)}); repeat those "
                 "to resume it, or choose another --name."

@@ -7,7 +7,7 @@ import torch
 from irae.config import IRAEConfig
 from irae.registry import build
 from irae.restorer import activation_elements_per_pixel
-from pipeline.config.train import TrainConfig
+from pipeline.config.train import ModelConfig, TrainConfig
 
 BASE_MB = 850.0
 """Memory of a worker with its libraries and readers, without the model."""
@@ -23,24 +23,24 @@ REVERSIBLE_STEPS = 3
 
 def predicted_mb(config: TrainConfig, parameters: int, image_size: int) -> float:
     """Peak memory of one worker, MB: 0 to 30 % above the measured peak for IRAE (docs/tune.md)."""
-    workers = config.nodes * (config.workers_per_node or 1)
-    share = -(-config.global_batch_size // workers)
-    images = min(share, config.micro_batch_size or share)
-    side = config.crop or image_size
-    floats = images * side**2 * (irae_floats_per_pixel(config) if config.system == "irae" else layer_floats(config))
+    share = -(-config.optimization.global_batch_size // config.cluster.workers)
+    images = min(share, config.optimization.micro_batch_size or share)
+    side = config.data.crop or image_size
+    per_pixel = irae_floats_per_pixel(config.model) if config.model.name == "irae" else layer_floats(config.model)
+    floats = images * side**2 * per_pixel
     return BASE_MB + 4 * (floats + COPIES * parameters) / 1e6
 
 
-def layer_floats(config: TrainConfig) -> float:
+def layer_floats(model: ModelConfig) -> float:
     """Activations per pixel of the image, over all layers of a model other than IRAE."""
     with torch.device("meta"):
-        elements = activation_elements_per_pixel(build(config.system, config.model))
+        elements = activation_elements_per_pixel(build(model.name, model.irae))
     return sum(elements) + WORKING * max(elements)
 
 
-def irae_floats_per_pixel(config: TrainConfig) -> float:
+def irae_floats_per_pixel(model: ModelConfig) -> float:
     """Activations per pixel of the image that IRAE keeps."""
-    return (REVERSIBLE_STEPS if config.reversible else config.model.K) * step_floats(config.model)
+    return (REVERSIBLE_STEPS if model.reversible else model.irae.K) * step_floats(model.irae)
 
 
 def step_floats(model: IRAEConfig) -> float:

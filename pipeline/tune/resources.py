@@ -33,7 +33,7 @@ def plan_resources(config: TuneConfig, nodes: list[dict[str, float]], gpu_mb: fl
     """Divide nodes with these Ray resources; `gpu_mb`: memory of a GPU. Raises UserError when too few trials fit."""
     if config.workers > 1:
         # The workers take the processors of whole nodes, so that the process that Ray Tune starts may take none.
-        capacity, on_a_node = len(nodes) // config.base.nodes, config.base.workers_per_node or 1
+        capacity, on_a_node = len(nodes) // config.base.cluster.nodes, config.base.cluster.workers_per_node or 1
         resources, gpus = {"CPU": 0.0, "memory": 2.0**20}, 1.0 if gpu_mb else 0.0
     else:
         gpus = (1.0 if gpu_mb else 0.0) if config.gpus_per_trial is None else config.gpus_per_trial
@@ -69,5 +69,5 @@ def gpu_memory_mb() -> float:
 def exceeds_memory(config: TuneConfig, image_size: int, limit_mb: float, params: dict[str, Any]) -> str | None:
     """Why a trial with these hyperparameters does not fit into a worker's memory, or None if it does."""
     trial = trial_config(config, params, 0, config.base.out or "")
-    needed_mb = predicted_mb(trial, parameter_count(build(trial.system, trial.model)), image_size)
+    needed_mb = predicted_mb(trial, parameter_count(build(trial.model.name, trial.model.irae)), image_size)
     return None if needed_mb <= limit_mb else f"needs about {needed_mb:,.0f} MB a worker, but has {limit_mb:,.0f}"

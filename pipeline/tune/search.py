@@ -12,38 +12,35 @@ from ray import tune
 
 from infra.cluster import ray_session
 from pipeline.cli import ProgressLine
-from pipeline.tune.config import TuneConfig
-from pipeline.tune.folder import StudyFolder
+from pipeline.tune.prepare import Search
 from pipeline.tune.resources import ResourcePlan, exceeds_memory, gpu_memory_mb, plan_resources
 from pipeline.tune.searcher import MAX_WORKER_FAILURES, JournalSearch, ResumedASHA, WorkerFailureLog
 from pipeline.tune.trial import run_trial
-from sharding import Dataset
 
 
-def search(config: TuneConfig, folder: StudyFolder, dataset: Dataset) -> None:
-    """Run all unfinished trials. `config.base` is resolved. Raises UserError when the cluster cannot hold them."""
+def run_search(search: Search) -> None:
+    """Run all unfinished trials. Raises UserError when the cluster cannot hold them."""
+    config = search.config
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the search itself logs why a trial failed
-    with ray_session(config.base.nodes):
+    with ray_session(config.base.cluster.nodes):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         has_gpus = any(node.get("GPU") for node in nodes)
         gpu_mb = ray.get(ray.remote(num_gpus=1, num_cpus=0)(gpu_memory_mb).remote()) if has_gpus else None
         plan = plan_resources(config, nodes, gpu_mb)
         with ProgressLine("searching", config.trials, "trials") as line:
-            run_trials(config, folder, dataset, plan, line)
+            run_trials(search, plan, line)
 
 
-def run_trials(
-    config: TuneConfig, folder: StudyFolder, dataset: Dataset, plan: ResourcePlan, line: ProgressLine
-) -> None:
+def run_trials(search: Search, plan: ResourcePlan, line: ProgressLine) -> None:
     """Let Ray Tune work until every trial in the journal is finished."""
-    assert config.base.max_images
+    config, folder, dataset = search.config, search.folder, search.dataset
     searcher = JournalSearch(
         config,
         folder,
-        epochs=config.base.max_images / dataset.split_sizes["train"],
+        epochs=config.trial_images / dataset.split_sizes["train"],
         exceeds_memory=functools.partial(exceeds_memory, config, dataset.image_size, plan.worker_mb),
         show_progress=line.update,
     )

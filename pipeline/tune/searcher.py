@@ -196,13 +196,12 @@ class ResumedASHA(ASHAScheduler):
     """ASHA that has seen the curves of earlier runs of the search, also those of the trials that resume."""
 
     def __init__(self, config: TuneConfig, trials: list[FrozenTrial]) -> None:
-        assert config.base.max_images
         super().__init__(
             time_attr=IMAGES,
             metric=PSNR,
             mode="max",
-            max_t=config.base.max_images,
-            grace_period=max(1, config.base.max_images // QUARTERS),
+            max_t=config.trial_images,
+            grace_period=max(1, config.trial_images // QUARTERS),
             reduction_factor=2,
         )
         self.curves = {trial.number: curve(trial) for trial in trials}

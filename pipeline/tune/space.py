@@ -5,7 +5,6 @@ The space is conditional: a schedule's hyperparameters exist only in trials that
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from optuna.trial import Trial
@@ -26,19 +25,24 @@ TRIALS = "trials"
 """Folder of the trials' runs."""
 
 
+def ranges(config: TuneConfig) -> dict[str, tuple[int, int]]:
+    """Ranges of the integer hyperparameters."""
+    return {"K": config.K_range, "L": config.L_range} if config.is_irae else {}
+
+
+def choices(config: TuneConfig) -> dict[str, tuple[Any, ...]]:
+    """Values of the categorical hyperparameters that vary, without the schedule."""
+    values = {"width": config.widths, "scale_min": config.scale_mins, "global_batch_size": config.batches}
+    return {name: chosen for name, chosen in values.items() if chosen}
+
+
 def suggest(config: TuneConfig, trial: Trial, epochs: float) -> None:
     """Draw a point for trials of `epochs` epochs. A hyperparameter that the trial already has stays as it is."""
-    for name, (low, high) in (("K", config.K_range), ("L", config.L_range)):
-        if config.base.system == "irae":
-            trial.suggest_int(name, low, high)
+    for name, (low, high) in ranges(config).items():
+        trial.suggest_int(name, low, high)
     trial.suggest_float("lr", *config.lr_range, log=True)
-    for name, choices in (
-        ("width", config.widths),
-        ("scale_min", config.scale_mins),
-        ("global_batch_size", config.batches),
-    ):
-        if choices:
-            trial.suggest_categorical(name, choices)
+    for name, values in choices(config).items():
+        trial.suggest_categorical(name, values)
     schedule = trial.suggest_categorical("lr_schedule", config.lr_schedules)
     if schedule != "one-cycle":  # one-cycle has its own warm-up
         trial.suggest_float("warmup_share", 0.0, WARMUP_SHARE_MAX)
@@ -59,39 +63,25 @@ def suggest(config: TuneConfig, trial: Trial, epochs: float) -> None:
 
 def base_point(config: TuneConfig) -> dict[str, Any]:
     """The base configuration's values where they lie in the space: the hyperparameters of the first trial."""
-    base, is_irae = config.base, config.base.system == "irae"
-    candidates = (
-        ("K", base.model.K, is_irae and config.K_range[0] <= base.model.K <= config.K_range[1]),
-        ("L", base.model.L, is_irae and config.L_range[0] <= base.model.L <= config.L_range[1]),
-        ("lr", base.lr, config.lr_range[0] <= base.lr <= config.lr_range[1]),
-        ("lr_schedule", base.lr_schedule, base.lr_schedule in config.lr_schedules),
-        ("width", base.model.width, base.model.width in config.widths),
-        ("scale_min", base.model.scale_min, base.model.scale_min in config.scale_mins),
-        ("global_batch_size", base.global_batch_size, base.global_batch_size in config.batches),
-    )
-    return {name: value for name, value, is_inside in candidates if is_inside}
+    options = config.base.options()
+    bounds = {**ranges(config), "lr": config.lr_range}
+    allowed = {**choices(config), "lr_schedule": config.lr_schedules}
+    return {
+        **{name: options[name] for name, (low, high) in bounds.items() if low <= options[name] <= high},
+        **{name: options[name] for name, values in allowed.items() if options[name] in values},
+    }
 
 
 def trial_config(config: TuneConfig, params: dict[str, Any], number: int, search_url: str) -> TrainConfig:
     """The training configuration of a trial, an ordinary run below the search's folder."""
-    base = config.base
-    assert base.max_images
-    model_changes = {name: params[name] for name in ("K", "L", "width", "scale_min") if name in params}
-    schedule_changes = {
-        f"lr_{name.partition('_')[2]}": value
-        for name, value in params.items()
-        if name.startswith(f"{params['lr_schedule']}_")
-    }
-    return dataclasses.replace(
-        base,
-        **schedule_changes,
-        model=dataclasses.replace(base.model, **model_changes),
-        lr=params["lr"],
-        lr_schedule=params["lr_schedule"],
-        lr_warmup_images=round(params.get("warmup_share", 0.0) * base.max_images),
-        global_batch_size=params.get("global_batch_size", base.global_batch_size),
-        ema_images=base.ema_images or base.max_images // EMA_SHARE,
-        validate_images=base.validate_images or max(1, base.max_images // QUARTERS),
+    base, schedule = config.base, params["lr_schedule"]
+    names = ("lr", "lr_schedule", *ranges(config), *choices(config))
+    return base.with_options(
+        **{name: params[name] for name in names},
+        **{name.replace(schedule, "lr", 1): params[name] for name in params if name.startswith(f"{schedule}_")},
+        lr_warmup_images=round(params.get("warmup_share", 0.0) * config.trial_images),
+        ema_images=base.optimization.ema_images or config.trial_images // EMA_SHARE,
+        validate_images=base.checkpointing.validate_images or max(1, config.trial_images // QUARTERS),
         name=f"trial-{number:04d}",
         out=trial_url(search_url, number),
     )

@@ -21,7 +21,7 @@ from irae.model import parameter_count
 from irae.registry import build
 from pipeline.config.checks import USER_ERRORS
 from pipeline.config.train import TrainConfig
-from pipeline.runs.folder import BEST, CONFIG, Run
+from pipeline.runs.folder import CONFIG, Run
 from pipeline.train.distributed import ProcessGroup, use_threads
 from pipeline.train.loop import train
 from pipeline.tune.config import TuneConfig
@@ -45,7 +45,7 @@ def run_trial(point: dict[str, Any], *, tune_config: TuneConfig, search_url: str
 
     def log_metrics(row: dict[str, Any]) -> None:
         update_result(result, row)
-        if "val_psnr_db" in row and row["images_seen"] < (config.max_images or math.inf):
+        if "val_psnr_db" in row and row["images_seen"] < tune_config.trial_images:
             tune.report(dict(result))
 
     try:
@@ -63,10 +63,10 @@ def run_trial(point: dict[str, Any], *, tune_config: TuneConfig, search_url: str
 
 def first_result(config: TrainConfig, run: Run) -> dict[str, Any]:
     """Result for Ray Tune as of the run's last checkpoint, or of a new run."""
-    images = int((run.checkpoints() or ["0"])[-1])
+    images = int((run.checkpoints.names() or ["0"])[-1])
     result = {
-        "parameters": parameter_count(build(config.system, config.model)),
-        "val_psnr_db": (run.read_json(BEST) or {"val_psnr_db": -math.inf})["val_psnr_db"],
+        "parameters": parameter_count(build(config.model.name, config.model.irae)),
+        "val_psnr_db": (run.checkpoints.best() or {"val_psnr_db": -math.inf})["val_psnr_db"],
         "images_seen": images,
         "images_per_sec": 0.0,
         "peak_memory_mb": 0.0,

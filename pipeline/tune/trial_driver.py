@@ -13,18 +13,21 @@ import sys
 import threading
 from typing import Any
 
+from infra.cluster import apply_settings
 from pipeline.config.checks import USER_ERRORS
 from pipeline.config.logs import configure_logging
 from pipeline.config.train import train_config
-from pipeline.train.ray_workers import run
 
 
 def main() -> None:
     configure_logging(logging.StreamHandler(sys.stderr))
     config = train_config(json.loads(sys.stdin.readline()))
     threading.Thread(target=exit_with_input, daemon=True).start()
+    apply_settings(starts_here=False)
+    from pipeline.train.ray_workers import run_on_ray  # which imports Ray
+
     try:
-        run(config, send, lambda: None)
+        run_on_ray(config, send, lambda: None)
     except USER_ERRORS as error:
         send({"error": str(error)})
 

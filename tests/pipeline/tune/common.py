@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from infra.storage import open_storage
-from irae.config import IRAEConfig
 from pipeline.config.train import TrainConfig
 from pipeline.tune.config import TuneConfig
 from pipeline.tune.folder import StudyFolder
 
-BASE = TrainConfig(model=IRAEConfig(K=2, width=8), global_batch_size=8, max_images=160, precision="float32", ray=False)
+BASE = TrainConfig().with_options(
+    K=2, width=8, global_batch_size=8, max_images=160, precision="float32", ray=False, lr_schedule="paper"
+)
 CONFIG = TuneConfig(base=BASE, K_range=(1, 3), batches=(8, 16), scale_mins=(0.25, 0.5), widths=(8, 16), trials=5)
 TWO_OBJECTIVES = dataclasses.replace(CONFIG, second_objective="parameters")
 

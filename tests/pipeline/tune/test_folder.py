@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import optuna
 import pytest
 
 from infra.storage import UserError, open_storage
+from pipeline.config.presets import PRESETS
+from pipeline.tune.config import TuneConfig
 from pipeline.tune.folder import JOURNAL, SEARCH, STUDY, StudyFolder, curve
 from tests.pipeline.tune.common import CONFIG
 
+FIRST_VERSION = Path(__file__).parent / "first_version_search"
 IDENTITY = {**CONFIG.identity(), "dataset": "a"}
 
 
@@ -56,29 +60,23 @@ def test_a_search_belongs_to_its_space_and_data(tmp_path: Path) -> None:
     folder.start_or_resume({**IDENTITY, **dataclasses.replace(CONFIG, trials=50, concurrent=3).identity()})
     with pytest.raises(UserError, match="K_range was .* and is now"):
         folder.start_or_resume({**IDENTITY, **dataclasses.replace(CONFIG, K_range=(1, 9)).identity()})
-    other_lr = dataclasses.replace(CONFIG, base=dataclasses.replace(CONFIG.base, lr=0.5))
+    other_lr = dataclasses.replace(CONFIG, base=CONFIG.base.with_options(lr=0.5))
     with pytest.raises(UserError, match="lr was 0.001 and is now 0.5"):
         folder.start_or_resume({**IDENTITY, **other_lr.identity()})
     with pytest.raises(UserError, match="dataset was 'a' and is now 'b'.*choose another --name"):
         folder.start_or_resume({**IDENTITY, "dataset": "b"})
 
 
-def test_a_search_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
-    """Its second objective had another name, and its base may lack newer options."""
-    stored = json.loads(json.dumps(IDENTITY))
-    stored["against"] = stored.pop("second_objective")
-    del stored["base"]["ema_share"]
-    folder = StudyFolder(open_storage(str(tmp_path / "search")))
-    folder.store.put(SEARCH, json.dumps(stored).encode())
-    folder.start_or_resume(IDENTITY)
+def test_a_search_of_the_first_version_is_resumed(tmp_path: Path) -> None:
+    """It was killed in its fourth trial; its options have their first names, and its base lacks newer ones."""
+    folder = StudyFolder(open_storage(shutil.copytree(FIRST_VERSION, tmp_path / "search")))
+    base = PRESETS["laptop"].with_options(width=8, global_batch_size=8, precision="float32", max_images=240)
+    config = TuneConfig(base=base.with_options(max_minutes=None), K_range=(1, 3), trials=6)
+    identity = {**config.identity(), "dataset": json.loads((FIRST_VERSION / SEARCH).read_text())["dataset"]}
+    folder.start_or_resume(identity)
     with pytest.raises(UserError, match="second_objective was 'none' and is now 'parameters'"):
-        folder.start_or_resume({**IDENTITY, "second_objective": "parameters"})
-
-
-def test_a_journal_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """Written by the version before the searcher used Optuna's ask and tell, and killed in its fourth trial."""
-    (tmp_path / JOURNAL).write_bytes((Path(__file__).parent / "killed_search.log").read_bytes())
-    trials = StudyFolder(open_storage(str(tmp_path))).study().trials
+        folder.start_or_resume({**identity, "second_objective": "parameters"})
+    trials = folder.study().trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "COMPLETE", "RUNNING"]
     assert trials[1].user_attrs["reason"] == "cut at 64 images"
     assert curve(trials[1]) == {64: pytest.approx(20.60, abs=0.01)}

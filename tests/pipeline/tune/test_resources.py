@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from infra.storage import UserError
-from irae.config import IRAEConfig
 from irae.model import IRAE, on_device, parameter_count
 from pipeline.config.train import TrainConfig
 from pipeline.tune.memory import BASE_MB, predicted_mb
@@ -16,7 +15,7 @@ from pipeline.tune.resources import exceeds_memory, plan_resources
 from tests.pipeline.tune.common import BASE, CONFIG
 
 NODE = {"CPU": 4.0, "memory": 8e9}
-POINT = {"K": 3, "L": 2, "lr": 1e-3, "lr_schedule": "constant", "width": 8}
+POINT = {"K": 3, "L": 2, "lr": 1e-3, "lr_schedule": "constant", "width": 8, "scale_min": 0.5, "global_batch_size": 8}
 
 
 def test_trials_at_once_are_those_that_the_nodes_hold() -> None:
@@ -32,7 +31,7 @@ def test_trials_at_once_are_those_that_the_nodes_hold() -> None:
 
 
 def test_trials_of_several_workers_take_whole_nodes() -> None:
-    group = dataclasses.replace(CONFIG, base=dataclasses.replace(BASE, ray=True, nodes=2))
+    group = dataclasses.replace(CONFIG, base=BASE.with_options(ray=True, nodes=2))
     plan = plan_resources(group, [NODE] * 5, None)
     assert (plan.concurrent, plan.resources["CPU"]) == (2, 0)
 
@@ -42,7 +41,7 @@ def test_trials_of_several_workers_take_whole_nodes() -> None:
     [({"concurrent": 9}, 2), ({"cpus_per_trial": 5}, 1), ({"gpus_per_trial": 1}, 1), ({"nodes": 2}, 1)],
 )
 def test_trials_that_the_nodes_do_not_hold_are_refused(options: dict[str, int], nodes: int) -> None:
-    base = dataclasses.replace(BASE, ray=True, nodes=options.pop("nodes", 1))
+    base = BASE.with_options(ray=True, nodes=options.pop("nodes", 1))
     with pytest.raises(UserError, match="--concurrent"):
         plan_resources(dataclasses.replace(CONFIG, base=base, **options), [NODE] * nodes, None)  # type: ignore[arg-type]
 
@@ -54,12 +53,12 @@ def test_a_trial_that_exceeds_the_memory_has_a_reason() -> None:
 
 def predict(config: TrainConfig) -> float:
     """Predicted memory of activations and weights, MB."""
-    return predicted_mb(config, parameter_count(IRAE(config.model)), 64) - BASE_MB
+    return predicted_mb(config, parameter_count(IRAE(config.model.irae)), 64) - BASE_MB
 
 
 def kept_mb(config: TrainConfig, side: int) -> float:
     """Memory of the tensors that autograd keeps for the backward pass of one batch, without the weights."""
-    model = on_device(IRAE(config.model), torch.device("cpu"))
+    model = on_device(IRAE(config.model.irae), torch.device("cpu"))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes: dict[int, int] = {}
 
@@ -67,7 +66,7 @@ def kept_mb(config: TrainConfig, side: int) -> float:
         sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    images = torch.rand(config.global_batch_size, side, side, 3).permute(0, 3, 1, 2)
+    images = torch.rand(config.optimization.global_batch_size, side, side, 3).permute(0, 3, 1, 2)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(images).abs().mean()
     assert loss.requires_grad
@@ -76,14 +75,14 @@ def kept_mb(config: TrainConfig, side: int) -> float:
 
 @pytest.mark.parametrize(("K", "L", "width"), [(2, 1, 64), (3, 2, 64), (4, 2, 8)])
 def test_predicted_memory_is_that_of_the_tensors_kept_for_backward(K: int, L: int, width: int) -> None:
-    config = TrainConfig(model=IRAEConfig(K=K, L=L, width=width), global_batch_size=4)
+    config = TrainConfig().with_options(K=K, L=L, width=width, global_batch_size=4)
     assert 0.8 < (predicted_mb(config, 0, 32) - BASE_MB) / kept_mb(config, 32) < 1.4
 
 
 def test_predicted_memory_grows_with_depth_unless_reversible_and_shrinks_with_micro_batches() -> None:
-    config = TrainConfig(model=IRAEConfig(K=6, L=2, width=64), global_batch_size=32)
-    larger = dataclasses.replace(config, model=IRAEConfig(K=12, L=2, width=64))
+    config = TrainConfig().with_options(K=6, L=2, width=64, global_batch_size=32)
+    larger = config.with_options(K=12)
     assert predict(larger) == pytest.approx(2 * predict(config), rel=0.05)
-    shallow, deep = (predict(dataclasses.replace(c, reversible=True)) for c in (config, larger))
+    shallow, deep = (predict(c.with_options(reversible=True)) for c in (config, larger))
     assert deep - shallow < 20 and deep < predict(config)
-    assert predict(dataclasses.replace(config, micro_batch_size=8)) < predict(config)
+    assert predict(config.with_options(micro_batch_size=8)) < predict(config)

@@ -22,7 +22,7 @@ def states(search) -> list[tuple[str, str | None]]:  # type: ignore[no-untyped-d
 
 
 def test_the_base_is_the_first_trial(tmp_path: Path) -> None:
-    assert start_or_resume(tmp_path).suggest("a")["params"]["lr"] == BASE.lr
+    assert start_or_resume(tmp_path).suggest("a")["params"]["lr"] == BASE.optimization.lr
 
 
 def test_every_end_of_a_trial_is_told_to_optuna(tmp_path: Path) -> None:

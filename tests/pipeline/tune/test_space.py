@@ -31,15 +31,17 @@ def test_every_point_of_the_space_is_a_training_configuration() -> None:
     assert {point["lr_schedule"] for point in points} == set(CONFIG.lr_schedules)
     for point in points:
         config = trial_config(CONFIG, point, 7, "/searches/x")
+        options = config.options()
         assert not config.problems()
-        assert (config.model.K, config.model.L, config.lr) == (point["K"], point["L"], point["lr"])
-        assert (config.global_batch_size, config.model.width) == (point["global_batch_size"], point["width"])
-        assert config.out == "/searches/x/trials/0007" and config.validate_images == 40
+        for name in ("K", "L", "lr", "lr_schedule", "global_batch_size", "width", "scale_min"):
+            assert options[name] == point[name]
+        assert options["lr_warmup_images"] == round(point.get("warmup_share", 0) * 160)
+        assert (config.out, options["validate_images"], options["ema_images"]) == ("/searches/x/trials/0007", 40, 20)
         others = {f"{name}_" for name in CONFIG.lr_schedules if name != point["lr_schedule"]}
         assert not [name for name in point if any(name.startswith(other) for other in others)]
         for name, value in point.items():
             if name.startswith(f"{point['lr_schedule']}_"):
-                assert getattr(config, f"lr_{name.partition('_')[2]}") == value
+                assert options[f"lr_{name.partition('_')[2]}"] == value
 
 
 def test_the_base_is_a_point_of_the_space() -> None:
@@ -48,9 +50,9 @@ def test_the_base_is_a_point_of_the_space() -> None:
     trial = study.ask()
     suggest(CONFIG, trial, 1.0)
     config = trial_config(CONFIG, trial.params, 0, "/searches/x")
-    assert config.model == dataclasses.replace(BASE.model, scale_min=0.5)
-    assert (config.lr, config.lr_schedule) == (BASE.lr, BASE.lr_schedule)
-    assert config.global_batch_size == BASE.global_batch_size
+    assert config.model == BASE.model
+    assert dataclasses.replace(config.optimization, ema_images=0) == BASE.optimization
+    assert config.schedule.lr_schedule == BASE.schedule.lr_schedule
 
 
 def test_all_problems_of_a_space_are_raised_at_once(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_all_problems_of_a_space_are_raised_at_once(tmp_path: Path) -> None:
         batches=(0, 8),
         gpus_per_trial=-1,
         memory_gb=0,
-        base=dataclasses.replace(BASE, data=data, max_images=None),
+        base=BASE.with_options(data=data, max_images=None),
     )
     with pytest.raises(UserError) as error:
         resolve(config)
@@ -82,8 +84,9 @@ def test_all_problems_of_a_space_are_raised_at_once(tmp_path: Path) -> None:
 
 
 def test_a_space_of_one_point_is_refused(tmp_path: Path) -> None:
-    base = dataclasses.replace(BASE, data=make_dataset(str(tmp_path / "data")))
+    base = BASE.with_options(data=make_dataset(str(tmp_path / "data")), out=str(tmp_path / "search"))
     point = TuneConfig(K_range=(2, 2), L_range=(1, 1), lr_range=(1e-3, 1e-3), lr_schedules=("constant",), base=base)
     with pytest.raises(UserError, match="one point only"):
         resolve(point)
-    assert resolve(dataclasses.replace(point, lr_schedules=("cosine",))).base.name
+    search = resolve(dataclasses.replace(point, lr_schedules=("cosine",)))
+    assert search.config.base.out == search.folder.store.url and search.dataset.split_sizes["train"] == 48
