@@ -122,7 +122,7 @@ def test_the_best_trial_is_reproduced_by_its_configuration(killed: tuple[StudyFo
     run("train", "--config", str(preset), "--no-ray", "--name", "again")
     held = Run(open_storage(os.environ["IRAE_STORE"] + "/runs/again")).read_json("best.json")
     assert held and held["val_psnr_db"] == pytest.approx(best, abs=0.05)
-    assert read_config(preset).max_images == 240
+    assert read_config(preset).budget.max_images == 240
     page = folder.store.get("report/index.html").decode()
     for title in ("history", "Importance", "PSNR and parameters", "PSNR and speed", "Learning curves", "Parallel"):
         assert title in page
