@@ -34,6 +34,9 @@ RENAMED_OPTIONS = {
     "--deep": "--checksum",
     "--start": "--init",
     "--against": "--second-objective",
+    "--host": "`ssh -L 8080:127.0.0.1:8080 MACHINE`: the dashboard listens on 127.0.0.1 alone",
+    "--tensorboard": "a command of its own: `tensorboard --logdir SEARCH/trials`",
+    "--no-tensorboard": "the default; leave it out",
 }
 """Former spellings, each with what to type instead."""
 LOG_INTERVAL_S = 10.0
