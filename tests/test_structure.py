@@ -305,6 +305,7 @@ for name in {modules!r}:
 """
 
 
+@pytest.mark.integration
 def test_modules_import_with_the_base_dependencies(source: Source) -> None:
     modules = [name for name in source.modules if not name.startswith(NEEDS_AN_EXTRA)]
     code = IMPORT_EACH.format(extras=EXTRAS, modules=modules)
@@ -315,11 +316,12 @@ def test_modules_import_with_the_base_dependencies(source: Source) -> None:
 HEAVY = ("torch", "ray", "pyarrow", "boto3", "numpy", "PIL", "matplotlib", "optuna", "jinja2")
 COMMANDS = (
     "shard", "shard verify", "shard inspect", "train", "tune", "tune best", "tune dashboard", "evaluate", "restore",
-    "report", "reproduce", "published", "doctor", "guard",
+    "report", "reproduce", "published", "doctor", "guard", "demo",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.integration
 def test_help_is_instant(command: str) -> None:
     """It loads no heavy library."""
     name, *words = command.split()

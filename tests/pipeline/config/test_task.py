@@ -186,6 +186,7 @@ def test_running_statistics_resume_bitwise_equal_and_are_averaged(data: str, tmp
         assert all(not torch.equal(now[name], t) for name, t in running_statistics(whole.model).items())
 
 
+@pytest.mark.integration
 def test_running_statistics_are_the_same_on_all_workers(data: str, tmp_path: Path) -> None:
     """Whose shares of a batch are unequal."""
     config = config_for(data, tmp_path / "run", system="ffdnet", global_batch_size=9, max_images=3 * 9)

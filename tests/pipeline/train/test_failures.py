@@ -109,6 +109,7 @@ def test_beats_go_on_while_the_work_does_and_say_where_it_is() -> None:
     assert len(sent) == count
 
 
+@pytest.mark.integration
 def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("boto3")
     monkeypatch.setattr(s3_storage, "_ATTEMPTS", 1)  # its own patience is shorter, and not what is tested here
