@@ -56,6 +56,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("integration")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes are named by their count: those of an archive may hold the time, and workers need equal names."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Guards a test, and the fixtures that it starts, unless it is marked."""
