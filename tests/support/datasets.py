@@ -5,7 +5,6 @@ from __future__ import annotations
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.make import main as shard
 
-
 TRAIN_IMAGES, VAL_IMAGES, TEST_IMAGES = 48, 10, 6
 DEGRADE = ("jpeg:10", "mask:box,brush")
 
