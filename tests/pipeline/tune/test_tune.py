@@ -27,7 +27,6 @@ from pipeline.tune.folder import SEARCH, STUDY, Home
 from tests.support.browser import browse, needs_chromium
 from tests.support.datasets import make_dataset
 
-pytestmark = pytest.mark.integration
 TRIALS = 5
 SMALL = (
     "--width",

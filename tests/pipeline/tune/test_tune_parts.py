@@ -90,7 +90,6 @@ def test_all_problems_of_a_space_are_told_at_once(tmp_path: Path) -> None:
         resolve(dataclasses.replace(point, base=dataclasses.replace(BASE, data=data)))
 
 
-@pytest.mark.integration
 def test_predicted_memory_is_what_a_step_takes() -> None:
     """Against the largest resident size of a real step, and as it must grow."""
     config = TrainConfig(model=IRAEConfig(K=6, L=2, width=64), global_batch_size=32)
@@ -176,7 +175,6 @@ def apart(check: Callable[[Path], None], folder: Path) -> None:
     assert process.exitcode == 0, "the process's own message is above"
 
 
-@pytest.mark.integration
 def test_searcher_accounts_for_every_trial(tmp_path: Path) -> None:
     apart(check_searcher, tmp_path)
 
