@@ -79,8 +79,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "packaging": ("infra/versions.py",),
     "?": ("pipeline/__main__.py",),
 }
-"""Library -> folders and files that may import it. `irae` has three, so that it can be used on its own. "?": imports by a
-computed name; the console command starts the others by theirs."""
+"""Library -> folders and files that may import it. `irae` has three, so that it can be used on its own. "?": imports by
+a computed name; the console command starts the others by theirs."""
 
 _RAY_UTIL = "ray.autoscaler._private.util"
 PRIVATE_NAMES: dict[tuple[str, str], str] = {
@@ -289,7 +289,7 @@ def test_a_private_name_is_found(lines: str, name: str) -> None:
 
 
 EXTRAS = (
-    "ray", "boto3", "botocore", "s3transfer", "s3fs", "fsspec", "optuna", "optuna_dashboard", "plotly", "tensorboard",
+    "ray", "boto3", "botocore", "s3transfer", "s3fs", "optuna", "optuna_dashboard", "plotly", "tensorboard",
     "skimage", "h5py", "pytest",
 )  # fmt: skip
 """Libraries that are not among the base dependencies."""
