@@ -333,6 +333,7 @@ Cache(Path(sys.argv[1]), 10**6).map("a.tar", 100_000, fetch)
 """
 
 
+@pytest.mark.integration
 def test_killed_while_fetching(tmp_path: Path) -> None:
     """Nothing half done is ever seen, and the next process takes over or sweeps."""
     chance = random.Random(0)
