@@ -29,7 +29,7 @@ PRESETS: dict[str, TrainConfig] = {
     "laptop": TrainConfig(preset="laptop", model=IRAEConfig(K=4), global_batch_size=32, max_minutes=10.0),
 }
 """paper: the faithful form and recipe of arXiv 2009.03173 (denoising). standard: the same size in the form that learns
-faster. best: what gave the highest PSNR in ten minutes of a processor (docs/training.md). laptop: a small one for a
+faster. best: what gave the highest PSNR in ten minutes of a processor (docs/explanation/training.md). laptop: a small one for a
 processor, ten minutes, whose rate depends on no budget."""
 
 

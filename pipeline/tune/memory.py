@@ -22,7 +22,7 @@ REVERSIBLE_STEPS = 3
 
 
 def predicted_mb(config: TrainConfig, parameters: int, image_size: int) -> float:
-    """Peak memory of one worker, MB. Measured to be high, by 0 to 30 % for IRAE: see docs/tune.md."""
+    """Peak memory of one worker, MB. Measured to be high, by 0 to 30 % for IRAE: see docs/how-to/tune.md."""
     workers = config.nodes * (config.workers_per_node or 1)
     share = -(-config.global_batch_size // workers)
     images = min(share, config.micro_batch_size or share)
