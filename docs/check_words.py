@@ -39,10 +39,7 @@ def main() -> int:
     tracked = subprocess.run(["git", "ls-files", *CHECKED], cwd=ROOT, capture_output=True, text=True, check=True)
     names = sys.argv[1:] or [name for name in tracked.stdout.split() if name not in HISTORY]
     found = [
-        line
-        for name in names
-        if Path(name).suffix in SUFFIXES
-        for line in findings(name, (ROOT / name).read_text())
+        line for name in names if Path(name).suffix in SUFFIXES for line in findings(name, (ROOT / name).read_text())
     ]
     print("\n".join(found) if found else "no private words")
     return bool(found)

@@ -47,8 +47,9 @@ def help_texts() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    texts = help_texts()
     HELP.mkdir(exist_ok=True)
     for old in HELP.glob("*.txt"):
         old.unlink()
-    for name, text in help_texts().items():
+    for name, text in texts.items():
         (HELP / name).write_text(text)
