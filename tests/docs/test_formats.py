@@ -27,10 +27,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def documented(heading: str) -> set[str]:
-    """Names in backticks in the first column of the tables below a heading."""
+    """Names in backticks in the tables below a heading."""
     section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    cells = re.findall(r"^\| ((?:`[^|]+)) \|", section, re.MULTILINE)
-    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    return {name for row in re.findall(r"^\|.*", section, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
 
 
 def files(folder: Path) -> set[str]:
