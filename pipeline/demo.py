@@ -13,10 +13,9 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cli import run_command
+from pipeline.cli import exit_code_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +26,6 @@ SIGMA_255 = 25
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
 """The natural colour photographs that scikit-image ships."""
 PHOTOGRAPH_SIZE = 256
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Local S3, shards, three minutes of training, evaluation, restored images and a report page in runs/demo.
-
-    No options. Replaces an earlier runs/demo; leaves the S3 server running (`python -m infra.local_s3 stop`).
-    """
 
 
 def main() -> None:
@@ -143,4 +134,4 @@ def conclude(elapsed_s: float) -> None:
 
 
 if __name__ == "__main__":
-    run_command(DemoConfig, lambda _: main())
+    sys.exit(exit_code_of(main))

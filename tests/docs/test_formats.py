@@ -12,6 +12,7 @@ import pytest
 from tests.docs.commands import irae
 from tests.support import ROOT
 
+pytestmark = pytest.mark.integration
 PAGE = (ROOT / "docs/reference/files.md").read_text()
 TRAIN = "train --no-ray --K 1 --L 1 --width 8 --global-batch-size 4 --max-images 16 --ema-images 8"
 

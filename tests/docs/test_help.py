@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import runpy
 
+import pytest
+
 from tests.support import ROOT
 
 HELP = ROOT / "docs/help"
 
 
+@pytest.mark.integration
 def test_help_texts_are_those_of_the_commands() -> None:
     """`make help-texts` writes them again."""
     texts = runpy.run_path(str(ROOT / "docs/make_help.py"))["help_texts"]()

@@ -45,6 +45,7 @@ def apply(change: str, folder: Path) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_how_to_works_as_it_stands(page: str, project: Path) -> None:

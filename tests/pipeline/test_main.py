@@ -12,6 +12,7 @@ import pytest
 from pipeline.__main__ import COMMANDS
 from tests.support import ROOT
 
+pytestmark = pytest.mark.integration
 MAIN = [sys.executable, "-c", "from pipeline.__main__ import main; main()"]  # as the console script does
 
 
