@@ -6,7 +6,10 @@ QUICK := not (integration or slow or chaos)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## install into .venv
+	@echo "installed. Next: source .venv/bin/activate, then irae --help"
 
 demo: $(INSTALLED) ## shard, train, evaluate and restore on this machine, with a local S3 (under 10 minutes)
 	python -m pipeline.demo
@@ -23,10 +26,18 @@ chaos: $(INSTALLED) ## the campaigns of kills, faults and damage in full length 
 cluster-test: $(INSTALLED) ## `ray up` for real, on hosts made of namespaces (root, Linux; about 10 minutes; says why where it cannot)
 	python -m tests.cluster
 
-lint: $(INSTALLED) ## style and types
+lint: $(INSTALLED) ## style, types, words and docs
 	ruff check .
 	ruff format --check .
 	mypy
+	python docs/check_words.py
+	$(MAKE) --no-print-directory docs
+
+docs: $(INSTALLED) ## the pages and the API reference in build/docs; warnings are errors
+	python -m sphinx -W --keep-going -q -b html docs build/docs
+
+help-texts: $(INSTALLED) ## write the help of every command into docs/help
+	python docs/make_help.py
 
 bench: $(INSTALLED) ## every benchmark; each prints one JSON object last
 	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); echo "== $$name"; python -m benchmarks.$$name || exit 1; done
@@ -44,4 +55,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	python -m pip install --quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
 	@touch $@
 
-.PHONY: help demo quick test chaos cluster-test lint bench clean
+.PHONY: help install docs help-texts demo quick test chaos cluster-test lint bench clean

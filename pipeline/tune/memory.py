@@ -22,7 +22,7 @@ REVERSIBLE_STEPS = 3
 
 
 def predicted_mb(config: TrainConfig, parameters: int, image_size: int) -> float:
-    """Peak memory of one worker, MB: 0 to 30 % above the measured peak for IRAE (docs/tune.md)."""
+    """Peak memory of one worker, MB: 0 to 30 % above the measured peak for IRAE (docs/how-to/tune.md)."""
     share = -(-config.optimization.global_batch_size // config.cluster.workers)
     images = min(share, config.optimization.micro_batch_size or share)
     side = config.data.crop or image_size

@@ -34,7 +34,7 @@ from tests.support import ROOT
 
 FIELDS = ("clean", "jpeg10", "mask_box")
 SHARED_PLACE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-PAGE = ROOT / "docs" / "reading.md"
+PAGE = ROOT / "docs/how-to/reading.md"
 
 
 def build(url: str, train: int = 50, per_shard: int = 7, size: int = 16, degrade: tuple[str, ...] = ()) -> Dataset:
