@@ -56,10 +56,6 @@ class Storage(abc.ABC):
         """Write a file only if none has this name; False when there is one. Of many racing writers one gets True."""
 
     @abc.abstractmethod
-    def put_file(self, name: str, path: Path) -> None:
-        """Upload a local file of any size. Raises FileNotFoundError when `path` is absent."""
-
-    @abc.abstractmethod
     def get_file(self, name: str, path: Path) -> None:
         """Download to `path` (its folder is made), which changes only when all of it has arrived.
 

@@ -53,11 +53,6 @@ class FileStorage(Storage):
                 return False
         return True
 
-    def put_file(self, name: str, path: Path) -> None:
-        target_path = self._path(name)
-        with file_errors(target_path), open(path, "rb") as source, new_file(target_path) as target:
-            shutil.copyfileobj(source, target, _COPY_BYTES)
-
     def get_file(self, name: str, path: Path) -> None:
         with self._open(name) as source, file_errors(path), new_file(path) as target:
             shutil.copyfileobj(source, target, _COPY_BYTES)

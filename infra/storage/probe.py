@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from infra.storage.open import open_storage
-from infra.storage.s3 import _client
+from infra.storage.s3 import s3_client
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def probe(url: str) -> StoreProbe:
         return StoreProbe(getpass.getuser(), "", None, None)
 
     bucket = store.url.removeprefix("s3://").split("/")[0]
-    client = _client(quick=True)
+    client = s3_client(quick=True)
     before = time.time()
     answer = client.list_objects_v2(
         Bucket=bucket, Prefix=store.url.removeprefix(f"s3://{bucket}").strip("/"), MaxKeys=1

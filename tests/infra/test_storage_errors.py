@@ -91,9 +91,9 @@ def test_an_endpoint_that_never_answers(s3_url: str, monkeypatch: pytest.MonkeyP
                 silent.accept()[0].close()
                 attempts += 1
     assert "ReadTimeoutError" in message and "AWS_ENDPOINT_URL" in message
-    from infra.storage.s3 import _client
+    from infra.storage.s3 import s3_client
 
-    config = _client(quick=True).meta.config
+    config = s3_client(quick=True).meta.config
     pause_s = 1  # at most, before the second attempt
     assert attempts * max(config.connect_timeout, config.read_timeout) + pause_s < 10
 
