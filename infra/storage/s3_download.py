@@ -69,10 +69,8 @@ class Download:
             )
         except _Interrupted as error:
             of = "" if self.total is None else f" of {self.total}"
-            sentence = (
-                f"stopped at byte {self.position}{of} after {self.attempts} attempts, the last answer was {error}"
-            )
-            raise Stalled(sentence, error.__cause__) from None
+            where = f"stopped at byte {self.position}{of} after {self.attempts} attempts"
+            raise Stalled(f"{where}, the last answer was {error}", error.cause) from error
 
     def _attempt(self) -> None:
         """One request for the bytes from `position` on."""
