@@ -127,7 +127,7 @@ def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[st
     host = cloud.names[taken_back]
     step(f"spot notice for {taken_back}")
     ending.add(cloud.launched[taken_back]["PrivateIpAddress"])
-    wait_until(lambda: cloud.hosts.run(host, "ls /tmp/irae-machine-ends-0").returncode == 0, 120)
+    wait_until(lambda: cloud.hosts.run(host, "ls /tmp/irae-preemption-0").returncode == 0, 120)
     wait_until(lambda: draining(cloud) == 1, 120)
     ec2.terminate_instances(InstanceIds=[taken_back])
     wait_until(lambda: not re.search("PENDING|RUNNING", ask_job(launcher, "status", job)), 1500)

@@ -1,4 +1,4 @@
-"""A machine that is about to end: its workers ask for a checkpoint between the ordinary ones."""
+"""Spot preemption: its notice brings a checkpoint between the ordinary ones."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def worker(rank: int, config: TrainConfig, folder: Path, noticed_step: int) -> N
 
 def give_notice_before(trainer: Trainer, step: int, patch: pytest.MonkeyPatch) -> None:
     read = trainer.loader.next
-    patch.setattr(guard, "spot_notice", lambda imds: True)
+    patch.setattr(guard, "has_spot_notice", lambda imds: True)
     patch.setattr(guard, "drain", lambda: None)  # needs a cluster; see tests/cluster
 
     def next_batch() -> Any:
         if trainer.images_seen == (step - 1) * BATCH:
-            guard.Guard(GuardConfig("run")).look()
+            guard.Guard(GuardConfig("run")).poll()
         return read()
 
     patch.setattr(trainer.loader, "next", next_batch)
