@@ -139,5 +139,5 @@ def test_a_command_that_exits_at_once_does_not_abort(s3_url: str) -> None:
         "sys.exit(7)\n"
     )
     for _ in range(5):
-        ended = subprocess.run([sys.executable, "-c", program, s3_url], capture_output=True, text=True)
-        assert (ended.returncode, ended.stderr) == (7, "")
+        result = subprocess.run([sys.executable, "-c", program, s3_url], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (7, "")

@@ -102,7 +102,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "idle for hours": (lambda c: c.update(idle_timeout_minutes=600), "idle_timeout_minutes is 600"),
     "no time to live": (lambda c: c["setup_commands"].pop(), "no time to live"),
-    "stopped, not ended": (
+    "stopped, not terminated": (
         lambda c: node(c).pop("InstanceInitiatedShutdownBehavior"),
         "gpu_worker: InstanceInitiatedShutdownBehavior is not terminate",
     ),

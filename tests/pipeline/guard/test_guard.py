@@ -173,8 +173,8 @@ def test_jobs_and_nodes_are_found_by_public_names_of_ray(tmp_path: Path, monkeyp
     (tmp_path / "who").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    ended = subprocess.run([sys.executable, "-c", CLUSTER, str(free_port())], capture_output=True, text=True)
-    assert ended.returncode == 0 and "all as expected" in ended.stdout, ended.stdout + ended.stderr
+    result = subprocess.run([sys.executable, "-c", CLUSTER, str(free_port())], capture_output=True, text=True)
+    assert result.returncode == 0 and "all as expected" in result.stdout, result.stdout + result.stderr
 
 
 def test_the_background_guard_replaces_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
