@@ -89,7 +89,11 @@ def _simulated_cluster(nodes: int) -> Any:
     from ray.cluster_utils import Cluster
 
     processors = max(1, (os.cpu_count() or 1) // nodes)
-    here = {"node_ip_address": LOOPBACK, "num_cpus": processors, "object_store_memory": SIMULATED_STORE_BYTES}
+    here: dict[str, Any] = {
+        "node_ip_address": LOOPBACK,
+        "num_cpus": processors,
+        "object_store_memory": SIMULATED_STORE_BYTES,
+    }
     cluster = Cluster(initialize_head=True, head_node_args={"dashboard_host": LOOPBACK, **here})
     for _ in range(nodes - 1):
         cluster.add_node(**here)
