@@ -88,7 +88,7 @@ class Download:
         answer = self.get_object(**options)
         self.etag, self.total = answer["ETag"], self.position + answer["ContentLength"]
         progressed_at, progressed_s = self.position, time.monotonic()
-        for chunk in _chunks(answer["Body"]):
+        for chunk in received_chunks(answer["Body"]):
             self.target.write(chunk)
             self.position += len(chunk)
             if self.position - progressed_at >= PROGRESS_BYTES:
@@ -112,7 +112,7 @@ def past_the_end(error: Any) -> bool:
     return error.response.get("Error", {}).get("Code") == "InvalidRange"
 
 
-def _chunks(body: Any) -> Iterator[bytes]:
+def received_chunks(body: Any) -> Iterator[bytes]:
     """The body as it arrives.
 
     By a private name of botocore: its public `read(n)` blocks until n bytes have come, however slowly they trickle, and

@@ -334,3 +334,27 @@ def test_a_corrupted_upload_is_refused(proxy: TcpProxy, s3_url: str, size_bytes:
     with pytest.raises(StorageError, match=re.escape(s3_url)):
         open_storage(s3_url).put("file", bytes(size_bytes))
     assert open_storage(s3_url).list() == []
+
+
+def test_a_body_is_read_as_it_arrives(proxy: TcpProxy, s3_url: str) -> None:
+    """By a private name of botocore: this fails when it changes."""
+    from infra.storage.s3 import s3_client
+    from infra.storage.s3_download import received_chunks
+
+    data = os.urandom(1_000_000)
+    open_storage(s3_url).put("file", data)
+    passed, resume = [], threading.Event()
+
+    def hold_after_the_first_part(chunk: bytes) -> bytes:
+        passed.append(len(chunk))
+        if sum(passed) > 100_000:
+            resume.wait(60)
+        return chunk
+
+    proxy.answer_fault = hold_after_the_first_part
+    bucket, key = f"{s3_url}/file".removeprefix("s3://").split("/", 1)
+    chunks = received_chunks(s3_client(download=True).get_object(Bucket=bucket, Key=key)["Body"])
+    first = next(chunks)
+    assert 0 < len(first) < 100_000 and not resume.is_set()
+    resume.set()
+    assert first + b"".join(chunks) == data
