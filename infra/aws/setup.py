@@ -1,4 +1,4 @@
-"""Create what a cluster needs. Idempotent: each step looks first, so a repeated command changes only what differs."""
+"""Bucket, roles and security group of a cluster. Idempotent: a repeated setup changes only differences."""
 
 from __future__ import annotations
 

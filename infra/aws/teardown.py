@@ -1,4 +1,4 @@
-"""Remove what setup created, and what `ray up` created and `ray down` leaves."""
+"""Removal of everything that setup and `ray up` created in the account."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class S3Storage(Storage):
 
 def s3_client(quick: bool = False, download: bool = False) -> Any:
     """The boto3 client of this process for the present AWS variables; a new one after a fork or a change of them."""
-    with _making:  # sixteen threads that each make one take seconds
+    with _making:  # clients created by 16 threads at once take seconds
         return _make_client(client_key(), quick, download)
 
 
