@@ -27,8 +27,8 @@ PRESETS: dict[str, TrainConfig] = {
     "laptop": _BASE.with_options(preset="laptop", K=4, global_batch_size=32, max_minutes=10.0),
 }
 """paper: the form and recipe of arXiv 2009.03173 (denoising). standard: the same size in the form that learns faster.
-best: highest PSNR after ten minutes of a processor (docs/training.md). laptop: a small network for a processor, ten
-minutes, with a rate that depends on no budget."""
+best: highest PSNR after ten minutes of a processor (docs/explanation/training.md). laptop: a small network for a
+processor, ten minutes, with a rate that depends on no budget."""
 
 
 def preset(name: str, has_gpu: Callable[[], bool]) -> TrainConfig:
