@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence (or a line for each problem) with what, which value, what to do.
+"""Errors that a user can fix: one sentence (or a line for each problem) with what, which value, what to do.
 
 Every other exception is a defect and keeps its traceback.
 """

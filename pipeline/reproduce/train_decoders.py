@@ -155,7 +155,7 @@ def features_of(model: Restorer, degraded: Tensor, sigma_255: Tensor | None) -> 
     outputs: list[Tensor] = []
     hook = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        bottleneck = model.narrowest(degraded, sigma_255)
+        bottleneck = model.bottleneck(degraded, sigma_255)
     finally:
         hook.remove()
     # IRAE's bottleneck comes before its output.

@@ -65,6 +65,7 @@ def test_of_racing_runs_exactly_one_goes_on(store_url: str) -> None:
     assert store.list() == []
 
 
+@pytest.mark.integration
 def test_a_killed_run_s_lock_is_taken_over_at_once(store_url: str) -> None:
     store = open_storage(store_url)
     program = (

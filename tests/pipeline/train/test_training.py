@@ -16,18 +16,15 @@ from pipeline.runs.checkpoints import Checkpoints
 from pipeline.runs.folder import Run
 from pipeline.runs.load import load_trained
 from pipeline.train import launch as command
-from pipeline.train.distributed import ProcessGroup
+from pipeline.train.distributed import PeerLostError, ProcessGroup
 from pipeline.train.loop import Trainer, train
 from pipeline.train.prepare import Training, reserve_run
+from tests.support.counting import count_requests
 from tests.support.datasets import make_dataset
 from tests.support.training import BATCH, config_for, run_workers, train_alone, trainer_for, weights_hash
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_dataset(str(tmp_path_factory.mktemp("data") / "synthetic"))
-
-
+@pytest.mark.integration
 def test_workers_hold_equal_weights_and_train_as_one(data: str, tmp_path: Path) -> None:
     """Bitwise equal after the start and after 20 steps; one, two and three workers come to the same validation PSNR."""
     results = {n: run_workers(n, config_for(data, tmp_path / f"run{n}"), tmp_path / f"{n}") for n in (1, 2, 3)}
@@ -98,7 +95,7 @@ def test_what_is_kept_and_validated_is_the_average(data: str, tmp_path: Path) ->
     trainer.train()
     assert trainer.ema
     kept = load_trained(str(tmp_path / "run"), "last")
-    with trainer.ema.in_place():
+    with trainer.ema.swapped_in():
         for name, tensor in trainer.model.state_dict().items():
             assert torch.equal(kept.model.state_dict()[name], tensor), name
     assert any(not torch.equal(p, q) for p, q in zip(kept.model.parameters(), trainer.model.parameters(), strict=True))
@@ -117,6 +114,7 @@ def test_curves_and_pictures_of_each_validation_are_on_the_board(data: str, tmp_
     assert all(math.isfinite(events.Scalars(name)[-1].value) for name in ("condition_number_max", "coupling_scale_min"))
 
 
+@pytest.mark.integration
 def test_workers_of_a_time_budget_have_one_rate(data: str, tmp_path: Path) -> None:
     """Only the first worker's clock counts: replicas would drift apart otherwise."""
     config = config_for(data, tmp_path / "run", lr_schedule="wsd", max_minutes=0.02, max_images=None)
@@ -275,3 +273,42 @@ def test_broken_shard_stops_all_workers_with_its_name(data: str, tmp_path: Path)
     (broken / "train-00001.tar").write_bytes(shard)
     with pytest.raises(ValueError, match=r"train-00001\.tar is missing or damaged"):
         train(config_for(str(broken), tmp_path / "run"), ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_data_set_and_run_are_opened_once(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    """Before the first step the manifest is read once and the run's checkpoints are listed once."""
+    config = config_for(data, tmp_path / "run", max_images=2 * BATCH)
+    if resumed:
+        command.main(config)
+    counts = count_requests(monkeypatch)
+    seen: list[dict[tuple[str, str], int]] = []
+    step = Trainer._step
+
+    def first_step(self: Trainer, *pairs: Any) -> Any:
+        seen.append(dict(counts))
+        return step(self, *pairs)
+
+    monkeypatch.setattr(Trainer, "_step", first_step)
+    command.main(config.with_options(max_images=4 * BATCH))
+    before = seen[0]
+    assert before["get", f"{data}/manifest.parquet"] == 1 and before["get", f"{data}/dataset.json"] == 1
+    assert before["list", f"{tmp_path / 'run'}/checkpoints/"] == 1
+
+
+def test_an_error_of_the_device_in_a_collective_is_no_lost_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = ProcessGroup(0, 2, torch.device("cpu"))
+    for error, kind in (
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), torch.OutOfMemoryError),
+        (ValueError("could not broadcast input array"), ValueError),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), PeerLostError),
+    ):
+
+        def fail(tensor: torch.Tensor, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+        with pytest.raises(kind):
+            group.all_reduce_sum_(torch.zeros(1))
