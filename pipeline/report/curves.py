@@ -40,26 +40,28 @@ def trainings(runs: Sequence[RunFacts]) -> list[Training]:
     for run in runs:
         groups.setdefault((str(run.options.get("data")), run.task), []).append(run)
     return [
-        Training(f"{url_name(data)}, {task_title(label)}", [(run, final_state(run)) for run in group], plots(group))
+        Training(
+            f"{url_name(data)}, {task_title(label)}", [(run, final_state(run)) for run in group], training_plots(group)
+        )
         for (data, label), group in groups.items()
     ]
 
 
-def plots(runs: Sequence[RunFacts]) -> list[Plot]:
+def training_plots(runs: Sequence[RunFacts]) -> list[Plot]:
     """Plots of the metrics that the runs have."""
-    validation = lines(runs, "val_psnr_db")
-    if degraded := lines(runs, "val_psnr_db_degraded"):
+    validation = metric_lines(runs, "val_psnr_db")
+    if degraded := metric_lines(runs, "val_psnr_db_degraded"):
         longest = max(degraded, key=lambda line: line.points[-1][0])
         validation.append(Line("degraded", longest.points, -1, dashed=True))
     drawn = (
         draw_plot("Validation PSNR (dB)", validation),
-        draw_plot("Training loss, L1", lines(runs, "loss"), log=True),
-        draw_plot("Learning rate", lines(runs, "lr"), log=True),
+        draw_plot("Training loss, L1", metric_lines(runs, "loss"), log=True),
+        draw_plot("Learning rate", metric_lines(runs, "lr"), log=True),
     )
     return [plot for plot in drawn if plot]
 
 
-def lines(runs: Sequence[RunFacts], metric: str) -> list[Line]:
+def metric_lines(runs: Sequence[RunFacts], metric: str) -> list[Line]:
     """A line for each run that has the metric."""
     found = []
     for run in runs:
@@ -96,9 +98,9 @@ def inverses(runs: Sequence[RunFacts]) -> Inverses:
     """Metrics of the inverse from the validations; and from the evaluations the error over all images."""
     invertible = [run for run in runs if run.model == "irae"]
     drawn = (
-        draw_plot("Round-trip error, largest", lines(invertible, ROUND_TRIP), log=True),
-        draw_plot("Condition number, largest", lines(invertible, CONDITION), log=True),
-        draw_plot("Coupling factor, smallest", lines(invertible, SCALE), log=True),
+        draw_plot("Round-trip error, largest", metric_lines(invertible, ROUND_TRIP), log=True),
+        draw_plot("Condition number, largest", metric_lines(invertible, CONDITION), log=True),
+        draw_plot("Coupling factor, smallest", metric_lines(invertible, SCALE), log=True),
     )
     rows = []
     for run in invertible:

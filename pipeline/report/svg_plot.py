@@ -46,7 +46,7 @@ class Plot:
     """SVG elements of a WIDTH x HEIGHT drawing."""
     summary: str
     readings: list[dict[str, Any]]
-    """Of each line: name, color, legend, and its points: x in px, x and y as text."""
+    """Name, color and legend of each line, and its points: x in px, x and y as text."""
 
 
 def draw_plot(
@@ -64,7 +64,7 @@ def draw_plot(
     x_low, x_high = 0 if from_zero else min(xs), max(xs)
     readings: list[dict[str, Any]] = []
 
-    def draw(axes: Axes) -> None:
+    def draw_axes(axes: Axes) -> None:
         set_y_axis(axes, min(y for y in ys if y == y), max(y for y in ys if y == y), log)
         axes.set_xlim(x_low, x_high if x_high > x_low else x_low + 1)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -83,7 +83,7 @@ def draw_plot(
             legend = line.legend or f"{line.name} {points[-1][2]}"
             readings.append({"name": line.name, "color": line.color, "legend": legend, "points": points})
 
-    elements = svg_elements((WIDTH, HEIGHT), (LEFT, RIGHT, TOP, BOTTOM), draw)
+    elements = svg_elements((WIDTH, HEIGHT), (LEFT, RIGHT, TOP, BOTTOM), draw_axes)
     return Plot(title, Markup(elements), f"{title}: {', '.join(r['legend'] for r in readings)}.", readings)
 
 

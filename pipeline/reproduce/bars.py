@@ -41,7 +41,7 @@ def draw_bars(title: str, subtitle: str, bars: Sequence[Bar], mark: float, mark_
     most = max([mark, *(bar.value for bar in bars)]) * 1.02
     widths, ink = [max(bar.value, most / 300) for bar in bars], css_color("--ink")
 
-    def draw(axes: Axes) -> None:
+    def draw_axes(axes: Axes) -> None:
         axes.set(xlim=(0, most), ylim=(length, 0), xticks=[])  # a unit of y is a px
         axes.set_yticks(middles, [f"{bar.group}, {bar.label}" for bar in bars], fontsize=13, color=ink)
         axes.axvline(0, color=css_color("--faint"))
@@ -58,6 +58,6 @@ def draw_bars(title: str, subtitle: str, bars: Sequence[Bar], mark: float, mark_
 <rect width="{WIDTH}" height="{height}" fill="var(--paper)"/>
 <text x="16" y="33" font-size="17" font-weight="600" fill="var(--ink)">{escape(title)}</text>
 <text x="16" y="54" fill="var(--muted)">{escape(subtitle)}</text>
-{svg_elements((WIDTH, height), (LEFT, RIGHT, TOP, FOOT), draw)}
+{svg_elements((WIDTH, height), (LEFT, RIGHT, TOP, FOOT), draw_axes)}
 </svg>
 """

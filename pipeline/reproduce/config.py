@@ -54,7 +54,7 @@ class ReproduceConfig:
     table: Literal[1, 2, 3] | None = None
     """1: noise. 2: JPEG. 3: inpainting."""
     claim: bool = False
-    """What do networks lose of their input? On one data set."""
+    """Measure how much of its input each network still knows, on one data set."""
     datasets: tuple[str, ...] = ()
     """Names of data sets below IRAE_STORE/data, or URLs. Default: the paper's for the table; celeba for the claim."""
     budget: str = "3min"

@@ -38,7 +38,7 @@ LAYERS = {
 """Layer: text in the table, label and kind of bar in the chart."""
 
 
-def measure(config: ReproduceConfig, experiments: Sequence[Experiment], store: Storage) -> list[Result]:
+def measure_claim(config: ReproduceConfig, experiments: Sequence[Experiment], store: Storage) -> list[Result]:
     """Run the experiments and their decoders; write claim.json, claim.md and claim.svg."""
     training = DecoderTraining(Budget.parse(config.decoder_budget), budget_clock(config), config.test_images)
     results = run_all(experiments, config.ray, functools.partial(decode_experiment, training=training))

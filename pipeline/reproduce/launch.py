@@ -8,7 +8,7 @@ from infra.storage import UserError, join_url
 from pipeline.config.environment import store_url
 from pipeline.reproduce.config import ReproduceConfig
 from pipeline.reproduce.experiments import REPRODUCTIONS, Experiment, experiments_of
-from pipeline.reproduce.information_loss import measure
+from pipeline.reproduce.information_loss import measure_claim
 from pipeline.reproduce.scheduler import run_all
 from pipeline.reproduce.table import table_of, write
 from pipeline.runs.find import open_checked
@@ -26,7 +26,7 @@ def main(config: ReproduceConfig) -> None:
         return
     store = open_checked(out)
     if config.claim:
-        results = measure(config, experiments, store)
+        results = measure_claim(config, experiments, store)
     else:
         results = run_all(experiments, config.ray)
         logger.info(write(store, table_of(config, results)))

@@ -198,7 +198,7 @@ def evaluate_decoder(
     """Errors of `decode` about the network's input, and the bounds that follow. UserError for errors not finite."""
 
     def errors(split: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Of each image: squared error, mean and mean square of the input by channel; and the largest error."""
+        """Squared error of each image, mean and mean square of its input by channel; and the largest error."""
         squares, means, mean_squares, largest = [], [], [], 0.0
         for pairs in batches.testing(split, count):
             y = pairs.degraded

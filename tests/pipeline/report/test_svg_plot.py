@@ -10,6 +10,7 @@ import sys
 from xml.etree import ElementTree
 
 import matplotlib
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +31,7 @@ def tick_labels(plot: Plot, anchor: str) -> list[tuple[str, float]]:
     return [(e.text or "", float(e.get("y", "nan"))) for e in texts]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(POINTS, st.booleans(), st.booleans())
 def test_plots_stay_in_their_frame(points: list[tuple[float, float]], log: bool, from_zero: bool) -> None:
     points = sorted(points, key=lambda point: point[0])
@@ -48,7 +49,7 @@ def test_plots_stay_in_their_frame(points: list[tuple[float, float]], log: bool,
     assert all(0 <= x <= WIDTH for x, _, _ in plot.readings[0]["points"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from([0.0, 1e-300, 1e-12, 0.5, 1.0, 24.92, 1e6, 1e300, -3.0]), st.booleans())
 def test_a_constant_runs_through_the_middle(value: float, log: bool) -> None:
     plot = draw_plot("x", [Line("a", [(0, value), (100, value)], 0)], log=log)
@@ -82,6 +83,7 @@ def test_a_plot_has_the_pages_colours_and_fonts() -> None:
     assert tick_labels(plot, "middle")[-1][0] == "<images> $seen$"
 
 
+@pytest.mark.integration
 def test_equal_curves_give_equal_bytes_on_every_machine() -> None:
     """In another process, without a display, with other settings of matplotlib and another seed of the hashes."""
     points = [(x, 0.5 / (x + 1)) for x in range(100)]
