@@ -214,4 +214,4 @@ def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
 def cast_as_autocast(tensor: Tensor) -> Tensor:
     """The tensor in autocast's precision, if that is enabled: one cast for all couplings."""
     device = tensor.device.type
-    return tensor.to(torch.get_cast_as_autocast(device)) if torch.is_autocast_enabled(device) else tensor
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
