@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake of the user: commands print it without a traceback and end with exit code 2."""
+    """A mistake of the user: commands print it without a traceback and exit with code 2."""
 
 
 class StorageError(UserError):

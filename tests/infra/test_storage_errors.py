@@ -1,4 +1,4 @@
-"""For each thing about a place that a user can mend, one sentence, without secrets."""
+"""Errors of storage as sentences for users, without secrets."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def test_an_endpoint_that_never_answers(s3_url: str, monkeypatch: pytest.MonkeyP
                 silent.accept()[0].close()
                 attempts += 1
     assert "ReadTimeoutError" in message and "AWS_ENDPOINT_URL" in message
-    from infra.storage.s3 import _client
+    from infra.storage.s3 import s3_client
 
-    config = _client(quick=True).meta.config
+    config = s3_client(quick=True).meta.config
     pause_s = 1  # at most, before the second attempt
     assert attempts * max(config.connect_timeout, config.read_timeout) + pause_s < 10
 
@@ -140,7 +140,7 @@ def test_refusals_that_the_local_server_does_not_know(
 @pytest.mark.parametrize(
     "url", ["", "gs://bucket/x", "s3:/bucket/x", "s3://", "s3://B/x", "s3://bucket//x", "s3://bucket/../x"]
 )
-def test_urls_that_name_no_place(url: str) -> None:
+def test_urls_of_no_store(url: str) -> None:
     with pytest.raises(StorageError, match=re.escape(repr(url)) + r"|'\.\./x'|'/x'"):
         open_storage(url)
 
@@ -150,7 +150,7 @@ def test_s3_without_boto3_names_the_extra() -> None:
     program = (
         "import sys; sys.modules['boto3'] = None\n"
         "from infra.storage import open_storage, StorageError\n"
-        "assert not {'botocore', 'pyarrow'} & set(sys.modules), 'importing infra.storage must be cheap'\n"
+        "assert not {'botocore', 'pyarrow', 'fsspec'} & set(sys.modules), 'importing infra.storage must be cheap'\n"
         "try: open_storage('s3://bucket/x').check()\n"
         "except StorageError as error: print(error)\n"
     )
@@ -209,9 +209,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     disk = 'mount -t tmpfs -o size=64k none . && cd . && PYTHONPATH=$2 exec $0 -c "$1"'
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", disk, sys.executable, program, os.getcwd()]
     try:
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("needs the program unshare")
-    if "mount" in ended.stderr or "unshare" in ended.stderr:
+    if "mount" in result.stderr or "unshare" in result.stderr:
         pytest.skip("needs the right to mount a small disk")
-    assert "no space left for " in ended.stdout and "[]" in ended.stdout, ended.stderr
+    assert "no space left for " in result.stdout and "[]" in result.stdout, result.stderr
