@@ -19,6 +19,7 @@ STAGES = ["shard", "shard", "train", "evaluate", "restore", "report"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.integration
 def test_every_stage_runs_and_leaves_its_result(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
