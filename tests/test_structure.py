@@ -69,7 +69,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "optuna": ("pipeline/tune",),
     "optuna_dashboard": ("pipeline/tune",),
     "plotly": ("pipeline/tune",),
-    "matplotlib": ("pipeline/report", "pipeline/reproduce"),
+    "matplotlib": ("pipeline/report", "pipeline/reproduce", "pipeline/runs/svg.py"),
     "tensorboard": ("pipeline/train",),
     "tyro": ("pipeline",),
     "rich": ("pipeline",),
