@@ -94,11 +94,8 @@ def make_bucket(account: Account, bucket: str) -> None:
         put("keep old versions", "bucket_versioning", VersioningConfiguration={"Status": "Enabled"})
     rules = get("bucket_lifecycle_configuration").get("Rules", [])
     if LIFECYCLE_RULE["ID"] not in {rule.get("ID") for rule in rules}:
-        text, value = (
-            "expire incomplete uploads after 2 days, old versions after 30",
-            {"Rules": [*rules, LIFECYCLE_RULE]},
-        )
-        put(text, "bucket_lifecycle_configuration", LifecycleConfiguration=value)
+        text = "expire incomplete uploads after 2 days, old versions after 30"
+        put(text, "bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": [*rules, LIFECYCLE_RULE]})
 
 
 def make_profile(account: Account, name: str, policy: Policy) -> None:
@@ -106,10 +103,8 @@ def make_profile(account: Account, name: str, policy: Policy) -> None:
     iam = account.iam
     role, rights, profile = iam.Role(name), iam.RolePolicy(name, name), iam.InstanceProfile(name)
     if not exists(role):
-        trust = json.dumps(trust_policy())
-        account.step(
-            f"create the role {name}", iam.create_role, RoleName=name, AssumeRolePolicyDocument=trust, Tags=[TAG]
-        )
+        options = {"RoleName": name, "AssumeRolePolicyDocument": json.dumps(trust_policy()), "Tags": [TAG]}
+        account.step(f"create the role {name}", iam.create_role, **options)
     if not exists(rights) or rights.policy_document != policy:
         account.step(f"set the policy of the role {name}", rights.put, PolicyDocument=json.dumps(policy))
     has_profile = exists(profile)
@@ -149,11 +144,13 @@ def make_group(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc:
             return None
     allow, of_group = group.authorize_ingress, [{"Name": "group-id", "Values": [group.id]}]
     rules = account.ec2.meta.client.describe_security_group_rules(Filters=of_group)["SecurityGroupRules"]
+    ssh = [rule for rule in rules if rule.get("FromPort") == 22 and not rule["IsEgress"]]
+    present = {
+        rule[key]: rule["SecurityGroupRuleId"] for rule in ssh for key in ("CidrIpv4", "CidrIpv6") if rule.get(key)
+    }
     if not any(rule.get("ReferencedGroupInfo", {}).get("GroupId") == group.id for rule in rules):
         members = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group.id, "Description": "the cluster"}]}
         account.step(f"{name}: allow its members", allow, IpPermissions=[members])
-    ssh = [rule for rule in rules if rule.get("FromPort") == 22 and not rule["IsEgress"]]
-    present = {rule.get("CidrIpv4") or rule.get("CidrIpv6"): rule["SecurityGroupRuleId"] for rule in ssh}
     for text in sorted(set(ssh_from) - set(present)):
         ranges = {"Ipv6Ranges": [{"CidrIpv6": text}]} if ":" in text else {"IpRanges": [{"CidrIp": text}]}
         rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, **ranges}
