@@ -132,7 +132,7 @@ def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[st
     said = ask_job(launcher, "logs", job)
     step(said[-2500:])
     assert re.search(rf"trained {IMAGES:,} images", said)
-    assert "was lost; going on from the last checkpoint" in said
+    assert "was lost; resuming from the last checkpoint" in said
     assert set(cloud.launched) - first - {i for i in cloud.names if i not in cloud.workers()}, "no replacement came"
 
 
