@@ -13,23 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from infra.aws.cluster_file import load, store_of
+from infra.aws.cluster_file import PLACEHOLDERS, load, store_of
 
-PLACEHOLDERS = ("YOUR-BUCKET", "ami-00000000000000000", "sg-00000000000000000", "192.0.2.")
-"""Text in the shipped files that the user must replace."""
 MAX_IDLE_MINUTES = 120
 
 
 def check_cluster_file(path: Path) -> list[str]:
     """A sentence for each problem of the file. Raises UserError when it cannot be read."""
     config = load(path)
-    problems = [*_placeholders(path)]
     if error := ray_validation_error(config):
-        return [*problems, f"Ray refuses it: {error}; correct that entry."]
-    problems += [*_store(config), *_open_dashboard(config)]
-    if config["provider"].get("type") == "aws":
-        problems += [*_lifetime(config), *_open_ssh(config)]
-    return problems
+        return [*_placeholders(path), f"Ray refuses it: {error}; correct that entry."]
+    problems = [*_placeholders(path), *_store(config), *_open_dashboard(config)]
+    is_aws = config["provider"].get("type") == "aws"
+    return [*problems, *_lifetime(config), *_open_ssh(config)] if is_aws else problems
 
 
 def ray_validation_error(config: dict[str, Any]) -> str | None:
@@ -51,7 +47,7 @@ def ray_validation_error(config: dict[str, Any]) -> str | None:
 
 def _placeholders(path: Path) -> Iterator[str]:
     lines = [line.split("#")[0] for line in path.read_text().splitlines()]
-    for text in PLACEHOLDERS:
+    for text in (*PLACEHOLDERS.values(), "192.0.2."):
         numbers = [str(n) for n, line in enumerate(lines, 1) if text in line]
         if numbers:
             yield f"{text} still stands in line {', '.join(numbers)}; fill it in (for AWS, infra.aws setup does)."

@@ -19,12 +19,12 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</t
 <style>body{{font:16px system-ui,sans-serif;margin:2em auto;max-width:1100px}}h2{{margin-top:2em}}</style>
 <h1>{title}</h1><p>{summary}</p>{figures}</html>
 """
-PSNR, MAXIMIZE = "PSNR (dB)", StudyDirection.MAXIMIZE
+PSNR = "PSNR (dB)"
 
 
 def write_plots(folder: StudyFolder) -> str:
     """Write the page to the search's folder; returns its URL."""
-    study = with_objectives(folder.study(), [MAXIMIZE], lambda trial: [psnr_db(trial)])
+    study = with_objectives(folder.study(), lambda trial: [psnr_db(trial)], False)
     parts: list[str] = []
     for title, plot in PLOTS.items():
         try:
@@ -40,10 +40,9 @@ def write_plots(folder: StudyFolder) -> str:
     return f"{folder.store.url}/{REPORT}"
 
 
-def with_objectives(
-    study: Study, directions: list[StudyDirection], values: Callable[[FrozenTrial], list[float]]
-) -> Study:
+def with_objectives(study: Study, values: Callable[[FrozenTrial], list[float]], *minimized: bool) -> Study:
     """In-memory copy with other objectives and all curves, for Optuna's own plots."""
+    directions = [StudyDirection.MINIMIZE if is_minimized else StudyDirection.MAXIMIZE for is_minimized in minimized]
     copy = optuna.create_study(directions=directions)
     for trial in study.get_trials():
         trial.intermediate_values = curve(trial)
@@ -78,9 +77,9 @@ def importances(study: Study) -> go.Figure:
         return visualization.plot_param_importances(study, target_name=PSNR)
 
 
-def pareto(study: Study, attribute: str, direction: StudyDirection, label: str) -> go.Figure:
+def pareto(study: Study, attribute: str, label: str, is_minimized: bool) -> go.Figure:
     """PSNR over another measurement of each finished trial."""
-    both = with_objectives(study, [direction, MAXIMIZE], lambda t: [t.user_attrs[attribute], psnr_db(t)])
+    both = with_objectives(study, lambda trial: [trial.user_attrs[attribute], psnr_db(trial)], is_minimized, False)
     return visualization.plot_pareto_front(both, target_names=[label, PSNR])
 
 
@@ -97,12 +96,8 @@ def curves(study: Study) -> go.Figure:
 PLOTS: dict[str, Callable[[Study], go.Figure]] = {
     "Optimisation history": lambda study: visualization.plot_optimization_history(study, target_name=PSNR),
     "Importance of the hyperparameters": importances,
-    "PSNR and parameters, with the Pareto front": lambda study: pareto(
-        study, "parameters", StudyDirection.MINIMIZE, "parameters"
-    ),
-    "PSNR and speed, with the Pareto front": lambda study: pareto(
-        study, "images_per_sec", MAXIMIZE, "images trained per second"
-    ),
+    "PSNR and parameters, with the Pareto front": lambda study: pareto(study, "parameters", "parameters", True),
+    "PSNR and speed, with the Pareto front": lambda study: pareto(study, "images_per_sec", "images per second", False),
     "Learning curves, with those pruned by ASHA": curves,
     "Parallel coordinates": lambda study: visualization.plot_parallel_coordinate(study, target_name=PSNR),
 }

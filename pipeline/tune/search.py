@@ -1,4 +1,4 @@
-"""A search from options to the table of its trials: Ray Tune over the trials that the journal holds as unfinished."""
+"""A search from options to the table of its trials, by Ray Tune."""
 
 from __future__ import annotations
 
