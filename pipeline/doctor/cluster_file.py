@@ -63,8 +63,7 @@ def _store(config: dict[str, Any]) -> Iterator[str]:
 
 def _open_dashboard(config: dict[str, Any]) -> Iterator[str]:
     """Strangers who run jobs."""
-    start = " ".join(command for command in config.get("head_start_ray_commands", []) if "ray start" in command)
-    if re.search(r"--dashboard-host[= ]['\"]?(0\.0\.0\.0|::)", start):
+    if re.search(r"--dashboard-host[= ]['\"]?(0\.0\.0\.0|::)", " ".join(config.get("head_start_ray_commands", []))):
         yield (
             "the dashboard, which runs any submitted command, listens on all addresses; write "
             "--dashboard-host=127.0.0.1 and open it with `ray dashboard`."
@@ -80,9 +79,8 @@ def _open_ssh(config: dict[str, Any]) -> Iterator[str]:
                 "by infra.aws setup."
             )
     for rule in config["provider"].get("security_group", {}).get("IpPermissions", []):
-        ranges = [r.get("CidrIp") for r in rule.get("IpRanges", [])]
-        ranges += [r.get("CidrIpv6") for r in rule.get("Ipv6Ranges", [])]
-        for text in filter(None, ranges):
+        ranges = [*rule.get("IpRanges", []), *rule.get("Ipv6Ranges", [])]
+        for text in filter(None, (r.get("CidrIp") or r.get("CidrIpv6") for r in ranges)):
             if ipaddress.ip_network(text, strict=False).prefixlen == 0:
                 port = rule.get("FromPort", "every port")
                 yield f"security_group opens port {port} to the world ({text}); give your own address instead."
