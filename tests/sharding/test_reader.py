@@ -34,7 +34,7 @@ from tests.support import ROOT
 
 FIELDS = ("clean", "jpeg10", "mask_box")
 SHARED_PLACE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-PAGE = ROOT / "docs" / "reading.md"
+PAGE = ROOT / "docs/how-to/reading.md"
 
 
 def build(url: str, train: int = 50, per_shard: int = 7, size: int = 16, degrade: tuple[str, ...] = ()) -> Dataset:
@@ -333,6 +333,7 @@ Cache(Path(sys.argv[1]), 10**6).map("a.tar", 100_000, fetch)
 """
 
 
+@pytest.mark.integration
 def test_killed_while_fetching(tmp_path: Path) -> None:
     """Nothing half done is ever seen, and the next process takes over or sweeps."""
     chance = random.Random(0)

@@ -202,6 +202,7 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
 # ---- two at once, and trouble
 
 
+@pytest.mark.integration
 def test_of_two_runs_at_once_exactly_one_goes_on(store_url: str) -> None:
     arguments = ["--train-images", "2000", "--out", store_url, "--images-per-shard", "200"]
     runs = [start(*arguments) for _ in range(2)]
@@ -244,6 +245,7 @@ def test_s3_that_stays_away_is_one_sentence_and_the_same_command_goes_on(
         assert contents(open_storage(s3_url)) == undisturbed
 
 
+@pytest.mark.integration
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -268,6 +270,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     assert contents(open_storage(tmp_path / "copy")) == undisturbed, ended.stderr
 
 
+@pytest.mark.integration
 def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
     run = start("--train-images", "5000", "--images-per-shard", "100", "--out", str(tmp_path))
     while not list(tmp_path.glob("train-*.tar")) and run.poll() is None:
