@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
-THAT_MATTER = ("torch", "numpy", "ray", "boto3", "s3fs", "pyarrow", "pillow", "safetensors", "webdataset")
+THAT_MATTER = ("torch", "numpy", "ray", "boto3", "s3fs", "pyarrow", "pillow", "safetensors")
 """The packages that decide about results, and about whether machines understand each other."""
 
 

@@ -20,6 +20,7 @@ from pipeline.config.environment import cache_folder
 from pipeline.config.task import stored_fields
 from pipeline.config.train import TrainConfig
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.data.pixels import to_pixels
 from pipeline.runs.evaluations import EXAMPLE_KINDS, example_name
 from pipeline.runs.load import Trained
@@ -59,7 +60,7 @@ def measure(
     batch: int,
 ) -> Iterator[Measured]:
     """Each batch of these images of the split, in this order."""
-    reader = ShardReader(dataset, split, cache_folder(), fields=stored_fields(task))
+    reader = ShardReader(dataset, split, cache_folder(), fields=stored_fields(task), allocate=pinned_array)
     indices = np.array(images)
     for found in reader.batches(indices[i : i + batch] for i in range(0, len(indices), batch)):
         with torch.inference_mode():

@@ -22,6 +22,7 @@ from pipeline.config.environment import cache_folder
 from pipeline.config.task import stored_fields
 from pipeline.config.train import TrainConfig
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.reproduce.config import Budget
 from pipeline.reproduce.decoder import LAYERS, WIDTH, Decoder, gain_nats, noise_nats
 from pipeline.reproduce.experiments import Cell
@@ -123,7 +124,8 @@ class Images:
         return sigma_255 / 255
 
     def reader(self, split: str) -> ShardReader:
-        return ShardReader(self.dataset, split, cache_folder(), fields=stored_fields(self.cell.config))
+        fields = stored_fields(self.cell.config)
+        return ShardReader(self.dataset, split, cache_folder(), fields=fields, allocate=pinned_array)
 
     def training(self) -> Iterator[Pairs]:
         """Batches of the training split without end, each epoch in another order with other noise."""

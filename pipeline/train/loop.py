@@ -30,6 +30,7 @@ from pipeline.config.task import stored_fields
 from pipeline.config.train import TrainConfig
 from pipeline.data.augment import augment
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.runs.folder import Run
 from pipeline.train.budget import BudgetTimer
 from pipeline.train.distributed import FlatGradientBucket, PeerFailedError, ProcessGroup
@@ -37,7 +38,7 @@ from pipeline.train.schedule import learning_rate, make_schedule
 from pipeline.train.step import StepResult, autocast, resolve_precision, train_step
 from pipeline.train.tensorboard import TensorBoardWriter
 from pipeline.train.validate import validate
-from sharding import Batch, Dataset, Loader, ReaderState, ShardReader
+from sharding import Batch, Dataset, Loader, ShardReader
 
 LogMetrics = Callable[[dict[str, Any]], None]
 MaySave = Callable[[], object]
@@ -96,8 +97,8 @@ class Trainer:
         self.dataset = Dataset.open(open_storage(config.data))
         self.run = Run(open_storage(config.out))
         fields = stored_fields(config)
-        self.reader = ShardReader(self.dataset, "train", cache_folder(), fields=fields)
-        self.val_reader = ShardReader(self.dataset, "val", cache_folder(), fields=fields)
+        self.reader = ShardReader(self.dataset, "train", cache_folder(), fields=fields, allocate=pinned_array)
+        self.val_reader = ShardReader(self.dataset, "val", cache_folder(), fields=fields, allocate=pinned_array)
         self.precision = resolve_precision(config.precision, group.device)
         self.schedule = make_schedule(config)
         self.images_seen, self.budget_fraction, self.rows = 0, 0.0, list[dict[str, Any]]()
@@ -118,15 +119,16 @@ class Trainer:
         """State of the newest checkpoint, or weights initialised from the global first batch; where to read on."""
         checkpoint = self.run.newest_checkpoint()
         if checkpoint is None:
-            loader = self._make_loader(None)
-            first = loader.order.global_batch_at(0)
+            loader = self._make_loader()
+            first = loader.sampler.global_batch_at(0)
             batch = replace(self.reader.read(first.sample), epoch=first.epoch)
             self.model.initialise(self.pairs(batch).degraded)
             self._start_average()
             return loader
         state = checkpoint.state
         try:
-            loader = self._make_loader(ReaderState.from_json(state))
+            loader = self._make_loader()
+            loader.load_state_dict(state)
         except ValueError as error:
             raise UserError(
                 f"the run {self.run.store.url} cannot go on with {self.dataset.store.url}: {error}"
@@ -151,14 +153,13 @@ class Trainer:
         """Inside, the model has the weights that are validated and kept."""
         return self.average.in_place() if self.average else nullcontext()
 
-    def _make_loader(self, state: ReaderState | None) -> Loader:
+    def _make_loader(self) -> Loader:
         return Loader(
             self.reader,
             global_batch_size=self.config.global_batch_size,
             rank=self.group.rank,
             world_size=self.group.world_size,
             seed=self.config.seed,
-            state=state,
             drop_last=self.config.drop_last,
             shuffle_window_shards=self.config.shuffle_window_shards,
             num_canonical_partitions=self.config.num_canonical_partitions,
@@ -208,7 +209,7 @@ class Trainer:
             if self.average:
                 self.average.update(self.config.global_batch_size, self.images_seen)
             self.timer.count(self.config.global_batch_size, result.loss)
-            epoch_ended = self.images_seen // self.loader.order.images_per_epoch > self.schedule.epoch
+            epoch_ended = self.images_seen // self.loader.sampler.images_per_epoch > self.schedule.epoch
             check_due = self.config.validate_at == "epochs" and (epoch_ended or self._between_epochs())
             stop = bool(result.flags["stop"]) or self.images_seen >= (self.config.max_images or float("inf"))
             best = self._validate(epoch_ended) if check_due or stop else None
@@ -298,7 +299,7 @@ class Trainer:
         """One row of metrics: to the store with the next checkpoint, to the display now."""
         row = {
             "images_seen": self.images_seen,
-            "epoch": self.images_seen / self.loader.order.images_per_epoch,
+            "epoch": self.images_seen / self.loader.sampler.images_per_epoch,
             "lr": self.lr,
             **self.timer.rates(self.group.world_size),
             **values,
@@ -330,7 +331,7 @@ class Trainer:
             files[RAW_WEIGHTS] = tensors_to_bytes(self.model.state_dict())
         files[OPTIMIZER] = optimizer_to_bytes(self.optimizer, self.names)
         state = {
-            **self.loader.state().to_json(),
+            **self.loader.state_dict(),
             "train_s": self.timer.train_s,
             "schedule": self.schedule.state(),
         }

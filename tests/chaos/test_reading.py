@@ -187,7 +187,7 @@ def read_under_faults(data: Dataset, s3_server: LocalS3, folder: Path, faults: i
         compared = 0
         while proxy.injected.total() < faults:
             batch = loader.next()
-            expected = loader.order.global_batch_at(20 * compared).sample
+            expected = loader.sampler.global_batch_at(20 * compared).sample
             assert batch.keys == [whole.keys[i] for i in expected]
             assert np.array_equal(batch.clean, whole.clean[expected])
             compared += 1
@@ -223,7 +223,7 @@ def start_ranks(data: Dataset, folder: Path, generation: int, world_size: int, s
 
 def images_seen(folder: Path) -> int:
     state = read_state(folder)
-    return state.images_seen if state else 0
+    return state["images_seen"] if state else 0
 
 
 def kill_at_random(ranks: list[subprocess.Popen], folder: Path, chance: random.Random) -> None:

@@ -59,7 +59,7 @@ def campaign(server: LocalS3, tmp_path: Path, kills: int) -> None:
         code, out, err = shard(*command)
         assert code == 0, (number, kind, happened, out, err)
         assert contents(open_storage(url)) == undisturbed, (number, kind, happened)
-        assert verify(open_storage(url), deep=True).problems == []
+        assert verify(open_storage(url), checksum=True).problems == []
         print(f"kill {number} of the {kind} {happened}: same bytes")
 
 
