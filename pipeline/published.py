@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from infra.storage import UserError
 from pipeline.cli import PositionalPath, run_command
 from pipeline.config.checks import raise_problems
-from pipeline.config.task import Sigma
+from pipeline.config.task import Sigma, sigma_problems
 from pipeline.config.train import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ class PublishedConfig:
     """Noise that the weights are for, in units of 1/255, or blind: any."""
 
     def __post_init__(self) -> None:
-        if self.sigma_255 != "blind" and not 0 <= self.sigma_255 <= 255:
-            raise_problems([f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind."])
+        raise_problems(sigma_problems(self.sigma_255))
 
 
 def main(config: PublishedConfig) -> None:
@@ -62,14 +61,14 @@ def main(config: PublishedConfig) -> None:
     model = read_published(config.file)
     name = config.name or config.file.stem.lower()
     run = Run(open_checked(config.out or run_url(name)))
-    settings = TrainConfig(preset="published", system=model.system, sigma_255=config.sigma_255, name=name)
+    settings = TrainConfig().with_options(preset="published", model=model.system, sigma_255=config.sigma_255, name=name)
     held = run.read_json(CONFIG)
     if held is not None and held.get("preset") != settings.preset:
-        raise UserError(f"{run.store.url} is a run that was trained here; choose another --name.")
+        raise UserError(f"{run.url} is a run that was trained here; choose another --name.")
     run.write_json(CONFIG, dataclasses.asdict(settings))
-    run.save_checkpoint(model_to_files(model), {"images_seen": 0, "published": config.file.name})
-    logger.info(f"{config.file}: {model.system}, {parameter_count(model):,} parameters; the run is {run.store.url}")
-    logger.info(f"next: python -m pipeline.evaluate --run {run.store.url} --data DATA --sigma-255 25")
+    run.checkpoints.save(model_to_files(model), {"images_seen": 0, "published": config.file.name})
+    logger.info(f"{config.file}: {model.system}, {parameter_count(model):,} parameters; the run is {run.url}")
+    logger.info(f"next: python -m pipeline.evaluate --run {run.url} --data DATA --sigma-255 25")
 
 
 def read_published(path: Path) -> Restorer:

@@ -1,7 +1,4 @@
-"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
-
-No heavy import here: `--help` prints from these classes in a fraction of a second.
-"""
+"""Locations from environment variables."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from pathlib import Path
 
 
 def store_url() -> str:
-    """Where data sets and runs live unless a command is told otherwise: IRAE_STORE, or the current folder."""
-    place = os.environ.get("IRAE_STORE", ".")
-    return place if "://" in place else os.path.abspath(place)
+    """Root of data sets and runs: IRAE_STORE, or the current folder."""
+    url = os.environ.get("IRAE_STORE", ".")
+    return url if "://" in url else os.path.abspath(url)
 
 
 def cache_folder() -> Path:
-    """Where shards from S3 are kept on this machine: IRAE_CACHE, or ~/.cache/irae."""
+    """Local cache of shards from S3: IRAE_CACHE, or ~/.cache/irae."""
     return Path(os.environ.get("IRAE_CACHE", Path.home() / ".cache" / "irae"))

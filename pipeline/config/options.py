@@ -1,4 +1,4 @@
-"""python -m pipeline.train: a data set -> a trained run, on this machine or on a Ray cluster."""
+"""Defaults of a training's options, which depend on --config and --preset."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-from infra.storage import UserError
+from infra.storage.errors import UserError
 from pipeline.config.presets import preset
 from pipeline.config.train import TrainConfig, train_config
 
 
 def defaults(arguments: list[str]) -> TrainConfig:
-    """The defaults of everything that the command line does not say: a --config file's, or the preset's.
-
-    A GPU is recognised without torch.
-    """
+    """Defaults of the options that are not given: the --config file's, or the preset's. A GPU is found without torch."""
     file = option(arguments, "--config")
     if file is not None:
         return read_config(Path(file))
@@ -25,17 +22,17 @@ def defaults(arguments: list[str]) -> TrainConfig:
 
 
 def option(arguments: list[str], name: str) -> str | None:
-    """The value of an option of the command line."""
-    for place, argument in enumerate(arguments):
-        if argument == name and place + 1 < len(arguments):
-            return arguments[place + 1]
+    """Value of an option of the command line."""
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
         if argument.startswith(f"{name}="):
             return argument.split("=", 1)[1]
     return None
 
 
 def read_config(path: Path) -> TrainConfig:
-    """A training configuration from a JSON file. ValueError when it is none."""
+    """A training configuration from a JSON file. UserError when it holds none."""
     try:
         return train_config(json.loads(path.read_text()))
     except OSError as error:

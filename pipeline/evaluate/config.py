@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.checks import check_minimum, raise_problems
-from pipeline.config.task import Sigma
+from pipeline.config.task import Sigma, sigma_problems
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,5 @@ class EvaluateConfig:
         problems: list[str] = []
         check_minimum(problems, 1, batch=self.batch)
         check_minimum(problems, 0, examples=self.examples, seed=self.seed, images=self.images)
-        if isinstance(self.sigma_255, float | int) and not 0 <= self.sigma_255 <= 255:
-            problems.append(f"--sigma-255 is {self.sigma_255}, but must be between 0 and 255, or blind.")
+        problems += sigma_problems(self.sigma_255)
         raise_problems(problems)

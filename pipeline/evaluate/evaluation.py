@@ -1,4 +1,4 @@
-"""python -m pipeline.evaluate: how well a trained run restores a data set, image by image."""
+"""Evaluation of a trained run on a data set, image by image."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infra.storage import Storage, UserError, open_storage
-from pipeline.cli import ProgressLine, run_command
-from pipeline.config.task import missing_fields, task_label, task_text
-from pipeline.config.train import TrainConfig
+from rich.console import Console
+from rich.table import Table
+
+from infra.storage import Storage, open_storage
+from pipeline.cli import ProgressLine
+from pipeline.config.checks import raise_problems
+from pipeline.config.task import Task
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.measure import Measured, means, measure, save_example, table_bytes
 from pipeline.runs.evaluations import EXAMPLE_KINDS, EXAMPLES, METRICS, PER_IMAGE, best_median_worst, example_name
@@ -29,22 +32,22 @@ PSNR_TEXT = "per image, on [0, 1] after clamping the restored one, mean over ima
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All that is needed to measure: a run at a checkpoint, images, and the protocol."""
+class EvaluationPlan:
+    """A run at a checkpoint, the images and the protocol."""
 
     config: EvaluateConfig
     trained: Trained
     dataset: Dataset
-    task: TrainConfig
-    """The run's configuration, with the noise that is evaluated."""
+    task: Task
+    """The run's task, at the noise level that is evaluated."""
     bits: int
     out: Storage
-    """The folder of the results."""
+    """Folder of the results."""
 
     @property
     def images(self) -> int:
-        there = self.dataset.split_sizes[self.config.split]
-        return min(there, self.config.images or there)
+        in_split = self.dataset.split_sizes[self.config.split]
+        return min(in_split, self.config.images or in_split)
 
     @property
     def is_released(self) -> bool:
@@ -61,32 +64,29 @@ def main(config: EvaluateConfig) -> None:
     evaluate(evaluation)
 
 
-def prepare(config: EvaluateConfig) -> Evaluation:
-    """Find the run and the data set. ValueError, with all problems, when they do not fit together."""
-
+def prepare(config: EvaluateConfig) -> EvaluationPlan:
+    """Open the run and the data set. UserError, with all problems, when they do not fit together."""
     trained = load_trained(config.run, config.checkpoint)
-    dataset = Dataset.open(open_checked(find_data(config.data or trained.config.data)))
-    task = trained.config
+    dataset = Dataset.open(open_checked(find_data(config.data or trained.config.data.url)))
+    task = trained.config.task
     if config.sigma_255 is not None:
         task = dataclasses.replace(task, sigma_255=config.sigma_255)
-    problems = missing_fields(task, dataset.store.url, dataset.fields)
-    if config.sigma_255 is not None and task.task != "noise":
-        problems.append(f"--sigma-255 is for runs that restore noise, but {trained.url} restores {task_text(task)}.")
+    problems = task.missing_fields(dataset.store.url, dataset.fields)
+    if config.sigma_255 is not None and task.kind != "noise":
+        problems.append(f"--sigma-255 is for runs that restore noise, but {trained.url} restores {task.title}.")
     if not dataset.split_sizes.get(config.split):
         problems.append(f"the data set {dataset.store.url} has no {config.split} images; choose another --split.")
     elif unknown := sorted({*config.keep} - {*dataset.split(config.split).keys}):
         problems.append(f"--keep: {dataset.store.url} has no {config.split} image {', '.join(unknown)}; name its keys.")
-    if problems:
-        raise UserError("\n".join(problems))
+    raise_problems(problems)
     out = open_storage(config.out) if config.out else trained.run.store.at("evaluations")
     released = "-released" if config.protocol == "released" else ""
-    folder = out.at(f"{dataset.name}-{config.split}-{task_label(task)}{released}")
-    return Evaluation(config, trained, dataset, task, RELEASED_BITS if released else dataset.bits, folder)
+    folder = out.at(f"{dataset.name}-{config.split}-{task.label}{released}")
+    return EvaluationPlan(config, trained, dataset, task, RELEASED_BITS if released else dataset.bits, folder)
 
 
-def evaluate(evaluation: Evaluation) -> dict[str, Any]:
-    """Measure, keep metrics.json, per_image.parquet and examples in the folder; returns what metrics.json holds."""
-
+def evaluate(evaluation: EvaluationPlan) -> dict[str, Any]:
+    """Measure; write metrics.json, per_image.parquet and examples; returns the content of metrics.json."""
     out = evaluation.out
     logger.info(describe(evaluation))
     rows: list[dict[str, Any]] = []
@@ -108,9 +108,8 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
     return metrics
 
 
-def measured(evaluation: Evaluation, images: Sequence[int] | None = None) -> Iterator[Measured]:
-    """Batch by batch: the images that are evaluated, or these of the split."""
-
+def measured(evaluation: EvaluationPlan, images: Sequence[int] | None = None) -> Iterator[Measured]:
+    """Measures of the evaluated images, or of these of the split, batch by batch."""
     return measure(
         evaluation.trained,
         evaluation.dataset,
@@ -123,14 +122,13 @@ def measured(evaluation: Evaluation, images: Sequence[int] | None = None) -> Ite
     )
 
 
-def keep_examples(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
-    """Restore once more what is to be seen, and leave no other pictures in the folder."""
-
+def keep_examples(evaluation: EvaluationPlan, rows: list[dict[str, Any]]) -> None:
+    """Restore the example images once more and write them; delete other examples in the folder."""
     config, out = evaluation.config, evaluation.out
     first = [row["key"] for row in rows[: config.examples]]
     keys = dict.fromkeys([*first, *(best_median_worst(rows).values() if first else ()), *config.keep])
-    places = {key: place for place, key in enumerate(evaluation.dataset.split(config.split).keys)}
-    for part in measured(evaluation, sorted(places[key] for key in keys)) if keys else ():
+    indices = {key: i for i, key in enumerate(evaluation.dataset.split(config.split).keys)}
+    for part in measured(evaluation, sorted(indices[key] for key in keys)) if keys else ():
         for example in part.examples:
             save_example(out, example)
     kept = {example_name(key, kind) for key in keys for kind in EXAMPLE_KINDS}
@@ -139,23 +137,23 @@ def keep_examples(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
             out.delete(entry.name)
 
 
-def describe(evaluation: Evaluation) -> str:
-    """What is evaluated, in a line."""
+def describe(evaluation: EvaluationPlan) -> str:
+    """A line on run, images and task."""
     trained, released = evaluation.trained, " (released protocol)" if evaluation.is_released else ""
     return (
         f"evaluating {trained.url} at {int(trained.checkpoint):,} images on {evaluation.images:,} images of "
-        f"{evaluation.dataset.store.url}, {task_text(evaluation.task)}{released}"
+        f"{evaluation.dataset.store.url}, {evaluation.task.title}{released}"
     )
 
 
 def rate(speeds: list[tuple[int, float]]) -> float:
-    """Images restored a second: of all batches but the first, in which a device warms up, if there are more."""
+    """Restored images per second, without the first batch, in which a device warms up, if there are more."""
     images, seconds = zip(*(speeds[1:] or speeds), strict=True)
     return sum(images) / max(sum(seconds), 1e-9)
 
 
-def protocol(evaluation: Evaluation) -> dict[str, Any]:
-    """What the figures belong to."""
+def protocol(evaluation: EvaluationPlan) -> dict[str, Any]:
+    """Protocol of the figures."""
     config, trained, dataset, task = evaluation.config, evaluation.trained, evaluation.dataset, evaluation.task
     return {
         "protocol": config.protocol,
@@ -165,16 +163,16 @@ def protocol(evaluation: Evaluation) -> dict[str, Any]:
         "split": config.split,
         "image_size": dataset.image_size,
         "bits": evaluation.bits,
-        "task": task.task,
-        "label": task_label(task),
-        "sigma_255": task.sigma_255 if task.task == "noise" else None,
+        "task": task.kind,
+        "label": task.label,
+        "sigma_255": task.sigma_255 if task.kind == "noise" else None,
         "noise_seed": config.seed,
         "psnr": PSNR_TEXT,
         "ssim": SSIM_TEXT,
         "ssim_released": SSIM_RELEASED_TEXT,
         "precision": "float32",
         "run": trained.url,
-        "system": trained.model.system,
+        "model": trained.model.system,
         "parameters": trained.parameters,
         "trained_images": int(trained.checkpoint),
     }
@@ -182,11 +180,8 @@ def protocol(evaluation: Evaluation) -> dict[str, Any]:
 
 def table(metrics: dict[str, Any]) -> str:
     """Means of the degraded and the restored images."""
-    from rich.console import Console
-    from rich.table import Table
-
     bits = f"{metrics['bits']} bits"
-    title = f"{metrics['system']}: {metrics['images']:,} images, {metrics['split']} split, {metrics['label']}, {bits}"
+    title = f"{metrics['model']}: {metrics['images']:,} images, {metrics['split']} split, {metrics['label']}, {bits}"
     lines = Table(title=title, min_width=len(title))
     for column in ("", "PSNR (dB)", "SSIM", "SSIM (released)"):
         lines.add_column(column, justify="left" if not column else "right")
@@ -199,7 +194,3 @@ def table(metrics: dict[str, Any]) -> str:
     with console.capture() as captured:
         console.print(lines)
     return captured.get().rstrip("\n")
-
-
-if __name__ == "__main__":
-    run_command(EvaluateConfig, main)

@@ -1,4 +1,4 @@
-"""What `pipeline.evaluate` measures of each image, and the pictures that it keeps."""
+"""Measures of each image, and example images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,8 +19,7 @@ from infra.storage import Storage
 from irae.metrics import psnr_db, ssim, ssim_released
 from irae.model import IRAE
 from pipeline.config.environment import cache_folder
-from pipeline.config.task import stored_fields
-from pipeline.config.train import TrainConfig
+from pipeline.config.task import Task
 from pipeline.data.pairs import Pairs, make_pairs
 from pipeline.data.pinned import pinned_array
 from pipeline.data.pixels import to_pixels
@@ -39,28 +40,28 @@ class Example:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found of a batch."""
+    """Measures of a batch."""
 
     rows: list[dict[str, Any]]
     """A row of measures for each image."""
     examples: list[Example]
     restore_s: float
-    """Time that the system took to restore it."""
+    """Time that the model took to restore the batch."""
 
 
 def measure(
     trained: Trained,
     dataset: Dataset,
     split: str,
-    task: TrainConfig,
+    task: Task,
     *,
     images: Sequence[int],
     bits: int,
     seed: int,
     batch: int,
 ) -> Iterator[Measured]:
-    """Each batch of these images of the split, in this order."""
-    reader = ShardReader(dataset, split, cache_folder(), fields=stored_fields(task), allocate=pinned_array)
+    """Measures of these images of the split, batch by batch, in this order."""
+    reader = ShardReader(dataset, split, cache_folder(), fields=task.fields, allocate=pinned_array)
     indices = np.array(images)
     for found in reader.batches(indices[i : i + batch] for i in range(0, len(indices), batch)):
         with torch.inference_mode():
@@ -69,12 +70,12 @@ def measure(
             restored, restore_s = _restore(trained, pairs)
             columns = {name: values.tolist() for name, values in measures(trained, pairs, restored).items()}
         rows = [{"key": key, **{n: v[i] for n, v in columns.items()}} for i, key in enumerate(found.keys)]
-        pictures = (to_pixels(images) for images in (pairs.clean, pairs.degraded, restored))
-        yield Measured(rows, [Example(*parts) for parts in zip(found.keys, *pictures, strict=True)], restore_s)
+        pixels = (to_pixels(images) for images in (pairs.clean, pairs.degraded, restored))
+        yield Measured(rows, [Example(*parts) for parts in zip(found.keys, *pixels, strict=True)], restore_s)
 
 
 def measures(trained: Trained, pairs: Pairs, restored: Tensor) -> dict[str, Tensor]:
-    """Measures by name, (B,) each; `restored` is the result as it is shown."""
+    """Measures by name, (B,) each; `restored`: as it is shown."""
     clean, degraded = pairs.clean, pairs.degraded
     found = {
         "psnr_db_degraded": psnr_db(degraded, clean),
@@ -99,7 +100,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _restore(trained: Trained, pairs: Pairs) -> tuple[Tensor, float]:
-    """The result as it is shown, and how long the system took for it."""
+    """The restored images as they are shown, and the time that the model took, s."""
     begin_s = time.perf_counter()
     restored = pairs.paste(trained.model.restore(pairs.degraded, sigma_255=pairs.sigma_255))
     if trained.device.type == "cuda":
@@ -108,7 +109,7 @@ def _restore(trained: Trained, pairs: Pairs) -> tuple[Tensor, float]:
 
 
 def save_example(out: Storage, example: Example) -> None:
-    """The three pictures as PNG files."""
+    """Write clean, degraded and restored as PNG files."""
     for name in EXAMPLE_KINDS:
         sink = io.BytesIO()
         Image.fromarray(getattr(example, name)).save(sink, "PNG")
@@ -117,9 +118,6 @@ def save_example(out: Storage, example: Example) -> None:
 
 def table_bytes(rows: list[dict[str, Any]]) -> bytes:
     """The rows as Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     return sink.getvalue()

@@ -12,6 +12,7 @@ from infra.storage import UserError
 from irae.registry import MODELS
 from irae.restorer import activation_elements_per_pixel
 from pipeline.cli import ProgressLine, run_command
+from pipeline.config.checks import USER_ERRORS
 from pipeline.data.pixels import to_pixels
 from pipeline.restore.config import RestoreConfig
 from pipeline.restore.image_files import check_writable, plan_outputs, read_picture, write_picture
@@ -46,7 +47,7 @@ def main(config: RestoreConfig) -> None:
         for source, target in pairs:
             try:
                 rows.append(restore_file(trained, source, target, tile, config.overlap, sigma_255))
-            except ValueError as error:
+            except USER_ERRORS as error:
                 problems.append(str(error))
             line.update(len(rows) + len(problems))
     write_metrics(config, rows, len(problems), trained.url)
@@ -60,7 +61,7 @@ def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
 
     if not MODELS[trained.model.system].needs_sigma:
         return None
-    sigma = trained.config.sigma_255 if config.sigma_255 is None else config.sigma_255
+    sigma = trained.config.task.sigma_255 if config.sigma_255 is None else config.sigma_255
     if sigma == "blind":
         raise UserError(
             f"{trained.url} was trained on noise of any strength and must be told of the pictures': give --sigma-255."

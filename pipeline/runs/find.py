@@ -1,4 +1,4 @@
-"""Data sets and runs by name: where they are when a command is not told."""
+"""Data sets and runs by name below IRAE_STORE."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ DATA, RUNS = "data", "runs"
 
 
 def data_url(name: str) -> str:
-    """Where a data set of this name goes by default."""
+    """Default URL of a data set of this name."""
     return join_url(store_url(), DATA, name)
 
 
 def run_url(name: str) -> str:
-    """Where a run of this name goes by default."""
+    """Default URL of a run of this name."""
     return join_url(store_url(), RUNS, name)
 
 
 def find_data(data: str | None) -> str:
-    """The given data set (URL or name), or the only one that the store has. ValueError otherwise."""
+    """The given data set (URL or name), or the only one that the store has. UserError otherwise."""
     return find_in(data, DATA, "dataset.json", "--data", "make one with `python -m pipeline.shard`")
 
 
 def find_run(run: str | None) -> str:
-    """The given run (URL or name), or the only one that the store has. ValueError otherwise."""
+    """The given run (URL or name), or the only one that the store has. UserError otherwise."""
     return find_in(run, RUNS, "config.json", "--run", "train one with `python -m pipeline.train`")
 
 
@@ -35,19 +35,19 @@ def find_in(given: str | None, folder: str, marker: str, option: str, advice: st
         return given if is_path_or_url(given) else store.at(given).url
     names = [name for name in store.folders() if store.size(f"{name}/{marker}") is not None]
     if not names:
-        raise UserError(f"there is nothing in {store.url}; {advice}, or say where with {option} URL.")
+        raise UserError(f"there is nothing in {store.url}; {advice}, or give its URL with {option} URL.")
     if len(names) > 1:
         raise UserError(f"{store.url} holds {', '.join(names)}; say which one with {option}.")
     return store.at(names[0]).url
 
 
-def is_path_or_url(place: str) -> bool:
-    """A place rather than a name: it has a slash or a scheme."""
-    return "/" in place
+def is_path_or_url(text: str) -> bool:
+    """Whether the text is a path or URL, and no name: it has a slash."""
+    return "/" in text
 
 
 def open_checked(url: str) -> Storage:
-    """The store at the URL, known to be reachable: ValueError within ten seconds otherwise."""
+    """The storage at the URL; UserError within ten seconds when it cannot be reached."""
     store = open_storage(url)
     store.check()
     return store

@@ -1,4 +1,4 @@
-"""A run's model and configuration, read back from the store."""
+"""Model and configuration of a run at a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.runs.folder import CONFIG, Run
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint of a run, ready to be used."""
+    """A checkpoint of a run, loaded."""
 
     run: Run
     config: TrainConfig
@@ -27,7 +27,7 @@ class Trained:
 
     @property
     def url(self) -> str:
-        return self.run.store.url
+        return self.run.url
 
     @property
     def parameters(self) -> int:
@@ -37,13 +37,13 @@ class Trained:
 def load_trained(run: str | None, checkpoint: str) -> Trained:
     """The run (URL, name, or None for the only one) at `best`, `last` or a named checkpoint, on the GPU if any.
 
-    ValueError when there is none.
+    UserError when there is none.
     """
     folder = Run(open_checked(find_run(run)))
     values = folder.read_json(CONFIG)
     if values is None:
         raise UserError(f"{folder.store.url} is no run: it has no {CONFIG}; name another one with --run.")
-    chosen = folder.resolve_checkpoint(checkpoint)
+    chosen = folder.checkpoints.resolve(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = on_device(model_from_files(chosen.files), device).eval()
     return Trained(folder, train_config(values), model, chosen.name, device)

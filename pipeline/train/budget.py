@@ -1,30 +1,31 @@
-"""Time in a training run: the budget, the intervals, the rates. What depends on it is decided by the first worker."""
+"""Time of a training: budget, intervals of events, rates. Rank 0 decides everything that depends on it."""
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.config.train import TrainConfig
+from pipeline.config.train import BudgetConfig
 
 LOG_INTERVAL_S = 2.0
 
 
 class BudgetTimer:
-    """Counts the time of training over all restarts (`train_s`), by the clock that the budget is measured with."""
+    """Training time over all restarts (`train_s`), by the budget's clock."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, budget: BudgetConfig, checkpoint_minutes: float = math.inf) -> None:
+        self.budget, self.checkpoint_minutes = budget, checkpoint_minutes
         self.train_s = 0.0
-        self._budget_now = time.process_time if config.budget_clock == "processor" else time.monotonic
+        self._budget_now = time.process_time if budget.budget_clock == "processor" else time.monotonic
         self.start()
         self._images, self._loss_sum, self._steps, self._wait_s = 0, 0.0, 0, 0.0
 
     def start(self) -> None:
-        """Training begins, or goes on, now."""
+        """Training starts, or resumes, now."""
         self._logged_at = self._saved_at = time.monotonic()
         self._last = self._budget_now()
 
@@ -43,7 +44,7 @@ class BudgetTimer:
         self._last += self._budget_now() - begin
 
     def count(self, images: int, loss: float) -> None:
-        """A step is done."""
+        """Count a step."""
         now = self._budget_now()
         self.train_s += now - self._last
         self._last = now
@@ -52,28 +53,28 @@ class BudgetTimer:
         self._loss_sum += loss
 
     def due_events(self) -> list[str]:
-        """Signals that the first worker gives with the next step."""
+        """Flags that rank 0 sends with the next step: log, checkpoint, stop."""
         now = time.monotonic()
         return [
             name
             for name, is_due in (
                 ("log", now - self._logged_at >= LOG_INTERVAL_S),
-                ("checkpoint", now - self._saved_at >= 60 * self.config.checkpoint_minutes),
-                ("stop", self.train_s >= 60 * (self.config.max_minutes or float("inf"))),
+                ("checkpoint", now - self._saved_at >= 60 * self.checkpoint_minutes),
+                ("stop", self.train_s >= 60 * (self.budget.max_minutes or float("inf"))),
             )
             if is_due
         ]
 
     @property
     def budget_fraction(self) -> float:
-        """Of --max-minutes, what is used up; 0 without."""
-        return self.train_s / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
+        """Used share of --max-minutes; 0 without."""
+        return self.train_s / (60 * self.budget.max_minutes) if self.budget.max_minutes else 0.0
 
     def checkpoint_done(self) -> None:
         self._saved_at = time.monotonic()
 
     def rates(self, workers: int) -> dict[str, float]:
-        """Figures of all `workers` since the last call, and the time and memory so far."""
+        """Rates of all `workers` since the last call, and the training time and peak memory so far."""
         elapsed_s = max(time.monotonic() - self._logged_at, 1e-9)
         row = {
             "train_s": self.train_s,

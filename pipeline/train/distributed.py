@@ -1,4 +1,4 @@
-"""The group of workers that train together, in the terms that the loop needs. One process alone is a group too."""
+"""Collectives of the workers of a training. A single process is a group too."""
 
 from __future__ import annotations
 
@@ -11,28 +11,42 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from infra.storage.errors import UserError
 from irae.ema import running_statistics
 
+LOST_PEER_WORDS = (
+    "gloo",
+    "Connection",
+    "connection",
+    "Socket",
+    "socket",
+    "timed out",
+    "Timed out",
+    "peer",
+    "process group",
+)
+"""Words of the errors with which gloo reports a lost peer."""
 
-class PeerFailedError(ValueError):
-    """Raised on the workers that are well when another one has a user's error to tell of."""
+
+class PeerFailedError(UserError):
+    """Raised on healthy workers when another one reports a user's error."""
 
 
 class PeerLostError(RuntimeError):
-    """Raised on the workers that are left when one is gone. A restart mends it, so it is no user's error."""
+    """Raised on the remaining workers when one is lost. Ray restarts the group; no user's error."""
 
 
 @dataclass
 class Progress:
-    """How far a worker has come, for whoever watches from another thread."""
+    """Progress of a worker, read by its heartbeat thread."""
 
     collectives_entered: int = 0
-    """Sums over all workers that it has come to."""
+    """Collectives that the worker has entered."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This worker's place among all workers."""
+    """Rank, world size and device of this worker, and its collectives."""
 
     rank: int
     world_size: int
@@ -46,7 +60,7 @@ class ProcessGroup:
 
     @classmethod
     def current(cls, device: torch.device) -> ProcessGroup:
-        """The place in the process group that has been set up already."""
+        """The worker of the torch.distributed group that is initialised already."""
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
@@ -54,27 +68,27 @@ class ProcessGroup:
         return self.rank == 0
 
     def all_reduce_sum_(self, tensor: Tensor) -> Tensor:
-        """Add up over all workers, in place."""
+        """All-reduce (sum), in place."""
         if self.world_size > 1:
             with self._collective():
                 dist.all_reduce(tensor)
         return tensor
 
-    def with_rank(self, error: ValueError) -> ValueError:
-        """The error with the worker that met it."""
-        return ValueError(f"rank {self.rank} of {self.world_size}: {error}") if self.world_size > 1 else error
+    def with_rank(self, error: Exception) -> Exception:
+        """The error with this worker's rank in its message."""
+        return UserError(f"rank {self.rank} of {self.world_size}: {error}") if self.world_size > 1 else error
 
-    def raise_if_any_rank_failed(self, error: ValueError | None) -> None:
-        """Raise on every worker when any worker has an error: one that left alone would leave the others waiting."""
+    def raise_if_any_rank_failed(self, error: Exception | None) -> None:
+        """Raise on every worker when any has an error: if one left alone, the others would wait for ever."""
         failed = self.all_reduce_sum_(torch.tensor(float(error is not None), device=self.device)).item()
         if error:
             raise self.with_rank(error)
         if failed:
-            raise PeerFailedError("another worker could not go on; its message says why.")
+            raise PeerFailedError("another worker failed; its message says why.")
 
     @torch.no_grad()
     def broadcast_from_rank0_(self, tensors: Iterable[Tensor]) -> None:
-        """Copy the first worker's values into every worker's tensors."""
+        """Broadcast rank 0's values into every worker's tensors."""
         if self.world_size > 1:
             with self._collective():
                 for tensor in tensors:
@@ -82,18 +96,21 @@ class ProcessGroup:
 
     @contextmanager
     def _collective(self) -> Iterator[None]:
-        """PeerLostError for all the ways in which torch tells that another worker or the whole group has ended."""
+        """Raises PeerLostError when torch reports that another worker or its connection is lost."""
         self.progress.collectives_entered += 1
         try:
             yield
+        except dist.DistError as error:
+            raise PeerLostError(f"connection to the other workers lost: {error}") from error
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0].rpartition("] ")[2].partition(". ")[0]
-            raise PeerLostError(f"it lost touch with the other workers: {reason}") from error
+            # gloo reports a lost peer as a plain RuntimeError; an error of the device (out of memory) is none.
+            if not any(word in str(error) for word in LOST_PEER_WORDS):
+                raise
+            raise PeerLostError(f"connection to the other workers lost: {error}") from error
 
 
 class FlatGradientBucket:
-    """All gradients of a model, the running statistics of its batch normalisation (if any) and a few numbers, in one
-    buffer: one collective a step.
+    """One flat bucket of gradients, running statistics of batch normalisation and flags: one all-reduce a step.
 
     A fixed layout adds up in the same order in every step and after every restart, which DistributedDataParallel does
     not promise: it regroups its buckets after the first step. With a model of a few million parameters nothing is
@@ -117,12 +134,12 @@ class FlatGradientBucket:
             start += p.numel()
 
     def pack_bn_stats(self, share: float) -> None:
-        """Put this worker's running statistics beside the gradients; `share`: its part of the batch's images."""
+        """Copy the running statistics into the bucket, weighted by this worker's share of the batch's images."""
         if self._running:
             self._statistics.copy_(torch.cat(self._running)).mul_(share)
 
     def unpack_bn_stats(self) -> None:
-        """After the sum: every worker goes on with the same."""
+        """Copy the mean running statistics back after the all-reduce."""
         if self._running:
             for held, mean in zip(
                 self._running, self._statistics.split([s.numel() for s in self._running]), strict=True
@@ -133,7 +150,7 @@ class FlatGradientBucket:
         self.buffer.zero_()
 
     def set_flag(self, name: str, value: float | Tensor) -> None:
-        """Add to one of the numbers beside the gradients."""
+        """Add to a flag; flags are summed over the workers with the gradients."""
         self.flags[self.FLAGS.index(name)] += value
 
     def read_flags(self) -> dict[str, float]:

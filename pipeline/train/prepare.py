@@ -1,17 +1,18 @@
-"""python -m pipeline.train: a data set -> a trained run, on this machine or on a Ray cluster."""
+"""Preparation of a training: the data set and the run's folder, opened once, and a configuration that fits both."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from infra.storage import UserError, open_storage
+from infra.storage import UserError
 from irae.model import parameter_count
 from irae.registry import build
-from pipeline.config.checks import raise_problems
-from pipeline.config.task import missing_fields, task_label, task_text
-from pipeline.config.train import TrainConfig
+from pipeline.config.checks import USER_ERRORS, raise_problems
+from pipeline.config.train import TrainConfig, flat_options
 from pipeline.runs.find import find_data, is_path_or_url, open_checked, run_url
 from pipeline.runs.folder import CONFIG, Run
 from sharding.dataset import Dataset
@@ -19,103 +20,123 @@ from sharding.order import DeterministicSampler
 
 MUTABLE_ON_RESUME = {"nodes", "min_nodes", "wait_for_nodes", "simulate_nodes", "workers_per_node", "ray"}
 MUTABLE_ON_RESUME |= {"max_images", "max_minutes", "checkpoint_minutes", "keep_checkpoints", "validate_images"}
-"""Settings that may differ when a run goes on: they decide where and how long, not what is trained."""
+"""Options that may change when a run is resumed: they decide where and for how long, not what is trained."""
 NOT_COMPARED = {"dry_run", "config", "data", "out", "name"}
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
-    """Fill in what depends on the store. ValueError, with all problems at once, when things do not fit together."""
+@dataclass(frozen=True)
+class Training:
+    """A training ready to start: resolved options (URLs, no auto but the precision), opened data set, run's folder."""
 
-    problems = config.problems()
-    try:
-        data = find_data(config.data)
-        dataset = Dataset.open(open_checked(data))
-    except ValueError as error:
-        raise UserError("\n".join([*problems, str(error)])) from None
-    for split in ("train", "val"):
-        if not dataset.split_sizes.get(split):
-            problems.append(f"the data set {data} has no {split} images; training needs both train and val.")
-    if config.sides_problem(dataset.image_size):
-        problems.append(f"the images' side of {dataset.image_size} px {config.sides_problem(dataset.image_size)}.")
-    problems += missing_fields(config, data, dataset.fields)
-    if config.crop and config.crop > dataset.image_size:
-        problems.append(f"--crop {config.crop} is larger than the images of {data}, {dataset.image_size} px.")
-    if config.global_batch_size > 0 and dataset.split_sizes.get("train"):
-        try:
-            order_of(config, dataset)
-        except ValueError as error:
-            problems.append(str(error))
-    raise_problems(problems)
-    system = "" if config.system == "irae" else f"{config.system}-"
-    name = config.name or f"{dataset.name}-{task_label(config)}-{system}{config.preset}"
+    config: TrainConfig
+    dataset: Dataset
+    run: Run
+
+    @classmethod
+    def open(cls, config: TrainConfig) -> Training:
+        """Of options that are resolved already, as in a worker of another machine."""
+        assert config.data.url and config.out
+        return cls(config, Dataset.open(open_checked(config.data.url)), Run(open_checked(config.out)))
+
+
+def resolve(config: TrainConfig) -> Training:
+    """Open the data set and the run's folder. UserError, with all problems at once, when options do not fit them."""
+    dataset, problems = open_dataset(config), config.problems()
+    if isinstance(dataset, str):
+        raise_problems([*problems, dataset])
+    assert isinstance(dataset, Dataset)
+    raise_problems([*problems, *dataset_problems(config, dataset)])
+    model = "" if config.model.name == "irae" else f"{config.model.name}-"
+    name = config.name or f"{dataset.name}-{config.task.label}-{model}{config.preset}"
     out = config.out or run_url(name)
-    if not is_path_or_url(out):
-        out = str(Path(out).absolute())
-    return dataclasses.replace(config, data=dataset.store.url, name=name, out=out)
+    out = out if is_path_or_url(out) else str(Path(out).absolute())
+    return Training(config.with_options(data=dataset.store.url, name=name, out=out), dataset, Run(open_checked(out)))
 
 
-def order_of(config: TrainConfig, dataset: Dataset) -> DeterministicSampler:
-    """The order of the training images. ValueError when batch, partitions and data set do not fit together."""
+def open_dataset(config: TrainConfig) -> Dataset | str:
+    """The data set, or a sentence on why there is none."""
+    try:
+        return Dataset.open(open_checked(find_data(config.data.url)))
+    except UserError as error:
+        return str(error)
 
+
+def dataset_problems(config: TrainConfig, dataset: Dataset) -> list[str]:
+    """A sentence for every option that does not fit the data set."""
+    url, size, crop = dataset.store.url, dataset.image_size, config.data.crop
+    problems = [
+        f"the data set {url} has no {split} images; training needs both train and val."
+        for split in ("train", "val")
+        if not dataset.split_sizes.get(split)
+    ]
+    if config.sides_problem(size):
+        problems.append(f"the images' side of {size} px {config.sides_problem(size)}.")
+    problems += config.task.missing_fields(url, dataset.fields)
+    if crop and crop > size:
+        problems.append(f"--crop {crop} is larger than the images of {url}, {size} px.")
+    if config.optimization.global_batch_size > 0 and dataset.split_sizes.get("train"):
+        try:
+            sampler_of(config, dataset)
+        except USER_ERRORS as error:
+            problems.append(str(error))
+    return problems
+
+
+def sampler_of(config: TrainConfig, dataset: Dataset) -> DeterministicSampler:
+    """The order of the training images. UserError when batch, partitions and data set do not fit together."""
     shards = tuple(shard["samples"] for shard in dataset.shards if shard["split"] == "train")
     return DeterministicSampler(
         samples=sum(shards),
         seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        drop_last=config.drop_last,
+        global_batch_size=config.optimization.global_batch_size,
+        drop_last=config.data.drop_last,
         shards=shards,
-        shuffle_window_shards=config.shuffle_window_shards,
-        num_canonical_partitions=config.num_canonical_partitions,
+        shuffle_window_shards=config.data.shuffle_window_shards,
+        num_canonical_partitions=config.data.num_canonical_partitions,
     )
 
 
-def plan(config: TrainConfig) -> list[str]:
-    """What will be trained, on what, for how long."""
-
-    assert config.data
-    dataset = Dataset.open(open_storage(config.data))
+def plan(training: Training) -> list[str]:
+    """Lines on what will be trained, on what, until when."""
+    config, dataset = training.config, training.dataset
+    model, budget, batch = config.model, config.budget, config.optimization.global_batch_size
     images = dataset.split_sizes["train"]
-    workers = config.nodes * (config.workers_per_node or 1)
-    ends = [
-        f"{config.max_images:,} images" if config.max_images else "",
-        f"{config.max_minutes:g} min" if config.max_minutes else "",
-    ]
-    budget = " or ".join(e for e in ends if e) or f"learning rate below {config.lr_min:g}"
-    if config.lr_schedule != "paper":
-        budget += f", learning rate {config.lr:g} ({config.lr_schedule})"
-    shape = f" K={config.model.K} L={config.model.L} width={config.model.width}" if config.system == "irae" else ""
-    parameters = parameter_count(build(config.system, config.model))
+    ends = [f"{budget.max_images:,} images" if budget.max_images else ""]
+    ends += [f"{budget.max_minutes:g} min" if budget.max_minutes else ""]
+    until = " or ".join(filter(None, ends)) or f"learning rate below {config.schedule.lr_min:g}"
+    if config.schedule.lr_schedule != "paper":
+        until += f", learning rate {config.optimization.lr:g} ({config.schedule.lr_schedule})"
+    shape = f" K={model.irae.K} L={model.irae.L} width={model.irae.width}" if model.name == "irae" else ""
+    parameters = parameter_count(build(model.name, model.irae))
     return [
-        f"data   {config.data}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
+        f"data   {dataset.store.url}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
         f"{dataset.bits} bits",
-        f"model  {config.system}{shape}, {parameters:,} parameters (preset {config.preset}), {task_text(config)}",
-        f"run    {config.out}: batches of {config.global_batch_size} on {workers} worker(s), "
-        f"{images / config.global_batch_size:,.1f} steps an epoch, until {budget}",
-        f"order  {order_of(config, dataset).describe()}",
+        f"model  {model.name}{shape}, {parameters:,} parameters (preset {config.preset}), {config.task.title}",
+        f"run    {config.out}: batches of {batch} on {config.cluster.workers} worker(s), {images / batch:,.1f} steps an "
+        f"epoch, until {until}",
+        f"order  {sampler_of(config, dataset).describe()}",
     ]
 
 
-def claim_run(config: TrainConfig) -> Run:
-    """The run's folder, new or of the same configuration. ValueError when another run lies there."""
-
-    assert config.out
-    run = Run(open_checked(config.out))
-    ours = dataclasses.asdict(config)
-    held = run.read_json(CONFIG)
-    if held is None:
-        run.write_json(CONFIG, ours)
-        return run
+def reserve_run(training: Training) -> None:
+    """Write config.json into a new run's folder. UserError when a run with other options is there."""
+    run, config = training.run, training.config
+    stored = run.read_json(CONFIG)
+    if stored is None:
+        run.write_json(CONFIG, dataclasses.asdict(config))
+        return
     ignored = MUTABLE_ON_RESUME | NOT_COMPARED
-    if config.lr_schedule not in ("paper", "constant"):
+    if config.schedule.lr_schedule not in ("paper", "constant"):
         ignored -= {"max_images", "max_minutes"}  # the rate of every step depends on them
+    before: dict[str, Any] = {**TrainConfig().options(), **flat_options(stored)}
+    now = json.loads(json.dumps(config.options()))
     differing = [
-        f"{name} was {held.get(name, default)!r} and is now {ours[name]!r}"
-        for name, default in dataclasses.asdict(TrainConfig()).items()
-        if name not in ignored and held.get(name, default) != json.loads(json.dumps(ours[name]))
+        f"{name} was {before[name]!r} and is now {now[name]!r}"
+        for name in now
+        if name not in ignored and before[name] != now[name]
     ]
     if differing:
         raise UserError(
-            f"the run {config.out} was begun with other settings ({'; '.join(differing)}); repeat those to go on "
-            "with it, or choose another --name."
+            f"the run {config.out} was started with other settings ({'; '.join(differing)}); repeat those to resume "
+            "it, or choose another --name."
         )
-    return run

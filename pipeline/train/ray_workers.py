@@ -12,11 +12,12 @@ from typing import Any
 from infra.cluster import Node, ray_session
 from infra.storage import open_storage
 from infra.storage.retry import RETRY_DEADLINE_S, retry_with_backoff
+from pipeline.config.checks import USER_ERRORS
 from pipeline.config.logs import RankFilter, configure_logging, remove_handler
 from pipeline.config.train import TrainConfig
-from pipeline.runs.folder import Run
+from pipeline.runs.checkpoints import Checkpoints
 from pipeline.train.distributed import PeerFailedError, ProcessGroup, use_threads
-from pipeline.train.loop import LogMetrics, MaySave, train
+from pipeline.train.loop import AssertLeaseHeld, LogMetrics, train
 from pipeline.train.ray_messages import Listener
 from pipeline.train.watchdog import Heartbeat, heartbeat_thread
 
@@ -28,16 +29,16 @@ COLLECTIVE_TIMEOUT_S = 4 * RETRY_DEADLINE_S
 """So long a sum over all workers may take: the last resort, after what watches the workers."""
 
 
-def run(config: TrainConfig, log_metrics: LogMetrics, assert_lease_held: MaySave) -> None:
+def run_on_ray(config: TrainConfig, log_metrics: LogMetrics, assert_lease_held: AssertLeaseHeld) -> None:
     """Train on `nodes` x `workers_per_node` workers; `log_metrics` gets each row of metrics, in this process.
 
     ValueError with the worker's own sentence when training cannot go on.
     """
     with ray_session(
-        config.nodes,
-        at_least=config.min_nodes,
-        wait_s=60 * config.wait_for_nodes,
-        simulate=config.simulate_nodes,
+        config.cluster.nodes,
+        at_least=config.cluster.min_nodes,
+        wait_s=60 * config.cluster.wait_for_nodes,
+        simulate=config.cluster.simulate_nodes,
     ) as nodes:
         listener = Listener(log_metrics)
         try:
@@ -58,7 +59,7 @@ def fit(trainer_of: Callable[[], Any], config: TrainConfig) -> None:
     store = open_storage(config.out)
 
     def newest() -> str:
-        return max(retry_with_backoff(Run(store).checkpoints, store), default="")
+        return max(retry_with_backoff(lambda: Checkpoints(store).names(), store), default="")
 
     reached = newest()
     while True:
@@ -73,7 +74,9 @@ def fit(trainer_of: Callable[[], Any], config: TrainConfig) -> None:
                 raise RuntimeError("the workers failed again and again; the last failure is shown above") from error
 
 
-def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, assert_lease_held: MaySave, folder: str) -> Any:
+def make_trainer(
+    config: TrainConfig, nodes: list[Node], messages: Any, assert_lease_held: AssertLeaseHeld, folder: str
+) -> Any:
     """Ray's part: one group of equal workers on each node, fewer when nodes are lost.
 
     Checkpoints are ours and go to the store by themselves, so Ray's own folder stays as good as empty.
@@ -83,7 +86,7 @@ def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, assert_l
 
     per_node, gpus = workers_per_node(config, nodes)
     processors = max(1, min(node.processors for node in nodes) // per_node)
-    most, least = config.nodes * per_node, (config.min_nodes or 1) * per_node
+    most, least = config.cluster.nodes * per_node, (config.cluster.min_nodes or 1) * per_node
     workers: Any = (least, most) if least < most else most
     return TorchTrainer(
         work,
@@ -107,9 +110,9 @@ def make_trainer(config: TrainConfig, nodes: list[Node], messages: Any, assert_l
 def workers_per_node(config: TrainConfig, nodes: list[Node]) -> tuple[int, bool]:
     """How many workers each node runs, and whether each has a GPU."""
     gpus = min(node.gpus for node in nodes)
-    if config.workers_per_node is None:
+    if config.cluster.workers_per_node is None:
         return max(1, gpus), gpus > 0
-    return config.workers_per_node, gpus >= config.workers_per_node
+    return config.cluster.workers_per_node, gpus >= config.cluster.workers_per_node
 
 
 def failure_callback(messages: Any) -> Any:
@@ -174,6 +177,6 @@ def work(arguments: dict[str, Any]) -> None:
             train(arguments["config"], group, log_metrics, arguments["assert_lease_held"])
     except PeerFailedError:
         pass
-    except ValueError as error:
+    except USER_ERRORS as error:
         messages.put(("error", str(error)))
     messages.put(("left", group.rank))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infra.storage import UserError
 from irae.diagnostics import condition_number, min_coupling_scale, round_trip_max_error
 from irae.metrics import psnr_db
 from irae.model import IRAE
@@ -20,58 +21,58 @@ from sharding.order import padded_rank_indices
 
 BATCH = 64
 NUMERICS_IMAGES = 8
-Pictures = tuple[Tensor, Tensor, Tensor]
+Images = tuple[Tensor, Tensor, Tensor]
 """Clean, degraded and restored images, (B, C, H, W)."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found."""
+    """Figures and images of a validation."""
 
     figures: dict[str, float]
-    pictures: Pictures
-    """Of this worker's first batch."""
+    images: Images
+    """Images of this worker's first batch."""
 
 
 @torch.inference_mode()
 def validate(
     model: Restorer, reader: ShardReader, config: TrainConfig, bits: int, group: ProcessGroup, precision: str
 ) -> Validation:
-    """Mean PSNR of the degraded and the restored images (sum over count over the workers), and how well it inverts.
+    """Mean PSNR of the degraded and the restored images (sum over count over the workers), and inversion diagnostics.
 
     The noise of an image is the same in every epoch: that of epoch 0. Batch normalisation uses its running statistics.
-    ValueError, on every worker, when one of them cannot read its images.
+    UserError, on every worker, when one of them cannot read its images.
     """
-    sums, pictures, error = torch.zeros(4, dtype=torch.float64, device=group.device), None, None
+    sums, images, error = torch.zeros(4, dtype=torch.float64, device=group.device), None, None
     model.eval()
     try:
-        pictures = _add_own(sums, model, reader, config, bits, group, precision)
-    except ValueError as problem:
+        images = _add_own(sums, model, reader, config, bits, group, precision)
+    except UserError as problem:
         error = problem
     finally:
         model.train()
     group.raise_if_any_rank_failed(error)
     group.all_reduce_sum_(sums)
     degraded_db, restored_db, hole_db, count = sums.tolist()
-    assert count == images_of(config, reader) and pictures, (count, len(reader))
+    assert count == images_of(config, reader) and images, (count, len(reader))
     figures = {
         "val_psnr_db_degraded": degraded_db / count,
         "val_psnr_db": restored_db / count,
         "val_images": count,
     }
-    if config.task == "inpaint":
+    if config.task.kind == "inpaint":
         figures["val_psnr_db_hole"] = hole_db / count
     if isinstance(model, IRAE):
-        few = pictures[1][:NUMERICS_IMAGES]
+        few = images[1][:NUMERICS_IMAGES]
         figures["round_trip_max_error"] = round_trip_max_error(model, few)
         figures["condition_number_max"] = condition_number(model)
         figures["coupling_scale_min"] = min_coupling_scale(model, few)
-    return Validation(figures, pictures)
+    return Validation(figures, images)
 
 
 def images_of(config: TrainConfig, reader: ShardReader) -> int:
-    """How many images of the split are validated."""
-    return min(len(reader), config.val_images or len(reader))
+    """Number of validated images."""
+    return min(len(reader), config.checkpointing.val_images or len(reader))
 
 
 def _add_own(
@@ -82,14 +83,14 @@ def _add_own(
     bits: int,
     group: ProcessGroup,
     precision: str,
-) -> Pictures:
+) -> Images:
     """Add this worker's PSNR of the degraded, of the restored, of these in the hole, and the count to `sums`; returns
     its first batch."""
     indices, real = padded_rank_indices(images_of(config, reader), group.rank, group.world_size)
     starts = range(0, len(indices), BATCH)
-    first: Pictures | None = None
+    first: Images | None = None
     for start, batch in zip(starts, reader.batches(indices[s : s + BATCH] for s in starts), strict=True):
-        pairs = make_pairs(batch, [0] * len(batch.keys), config, bits=bits, seed=config.seed, device=group.device)
+        pairs = make_pairs(batch, [0] * len(batch.keys), config.task, bits=bits, seed=config.seed, device=group.device)
         with autocast(precision, group.device):
             restored = model.restore(pairs.degraded, sigma_255=pairs.sigma_255)
         shown = pairs.paste(restored)

@@ -20,9 +20,9 @@ from infra.local_s3.server import LocalS3
 from pipeline.train import ray_messages as messages
 from pipeline.train import watchdog as watch
 from tests.support.datasets import make_dataset
-from tests.support.training import Training, command_line, final_files, strike
+from tests.support.training import TrainingCommand, command_line, final_files, strike
 
-EPOCH, GOING_ON = 64, "going on from"
+EPOCH, RESUMING = 64, "resuming from"
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +65,16 @@ def campaign(
     data, piece = make_dataset("s3://irae/data", train=EPOCH, val=8), 6 * EPOCH
     arguments = ["--data", data, "--workers-per-node", "2", "--max-images", str(piece * (len(kinds) + 1))]
     arguments += ["--lr-schedule", "constant"]  # the paper's would end so long a run of so little to learn
-    undisturbed = Training(tmp_path / "undisturbed.log", *arguments, "--out", "s3://irae/undisturbed")
+    undisturbed = TrainingCommand(tmp_path / "undisturbed.log", *arguments, "--out", "s3://irae/undisturbed")
     undisturbed.finish(600)
-    training = Training(tmp_path / "disturbed.log", *arguments, "--out", "s3://irae/disturbed")
+    training = TrainingCommand(tmp_path / "disturbed.log", *arguments, "--out", "s3://irae/disturbed")
     endpoint = server.endpoint
     chance, pauses_s = random.Random(len(kinds)), iter(away_s * len(kinds))
     try:
         for number, kind in enumerate(kinds):
             training.wait_for_images(piece * number + chance.randrange(1, 4) * EPOCH)
             time.sleep(chance.random() * 0.3)
-            before, goings_on = training.images_saved(), training.said.count(GOING_ON)
+            before, goings_on = training.images_saved(), training.said.count(RESUMING)
             if kind == "server":
                 server.kill()
                 time.sleep(next(pauses_s))
@@ -86,23 +86,23 @@ def campaign(
                 training.end()
                 training.start()  # at once, whatever the first one has left behind
             if kind != "server":  # those that were killed may leave a last checkpoint or two behind
-                training.wait(lambda goings_on=goings_on: training.said.count(GOING_ON) > goings_on)
+                training.wait(lambda goings_on=goings_on: training.said.count(RESUMING) > goings_on)
             training.wait(lambda before=before: training.images_saved() > before)
             print(f"kill {number} of the {kind} at {before:,} images")
         said = training.finish()
     finally:
         training.end()
     assert final_files("s3://irae/disturbed") == final_files("s3://irae/undisturbed")
-    restarts = said.count(f"{GOING_ON} the last checkpoint")
+    restarts = said.count(f"{RESUMING} the last checkpoint")
     assert restarts >= kinds.count("worker")
-    assert said.count(GOING_ON) - restarts == kinds.count("command"), said
+    assert said.count(RESUMING) - restarts == kinds.count("command"), said
 
 
 def test_hanging_worker_is_named_and_ended(data: str, tmp_path: Path) -> None:
     assert watch.HEARTBEAT_TIMEOUT_S + watch.HEARTBEAT_S + messages._LOOK_S < 60, "within a minute"
     assert watch.STRAGGLER_WARN_S + watch.HEARTBEAT_S + messages._LOOK_S < 60
     arguments = ["--data", data, "--workers-per-node", "2", "--max-images", str(20 * EPOCH)]
-    training = Training(tmp_path / "log", *arguments, "--out", str(tmp_path / "run"), silent_s=6)
+    training = TrainingCommand(tmp_path / "log", *arguments, "--out", str(tmp_path / "run"), silent_s=6)
     try:
         training.wait_for_images(EPOCH)
         victim = training.workers()[0]
@@ -121,7 +121,7 @@ def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "only-for-this-test-" + "0" * 16)
     arguments = ["--data", data, "--nodes", "4", "--simulate-nodes", "--max-images", str(30 * EPOCH)]
-    training = Training(tmp_path / "log", *arguments, "--out", str(tmp_path / "run"))
+    training = TrainingCommand(tmp_path / "log", *arguments, "--out", str(tmp_path / "run"))
     try:
         training.wait_for_images(2 * EPOCH)
         assert len(training.workers()) == 4
@@ -130,7 +130,7 @@ def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path, monkeypatch:
         a_fifth_node_is_missed(training, nodes)
         for pid in nodes[-1]:
             strike(pid)
-        training.wait(lambda: "going on from the last checkpoint" in training.said)
+        training.wait(lambda: "resuming from the last checkpoint" in training.said)
         lost_at = training.images_saved()
         training.wait_for_images(lost_at + EPOCH)
         workers = len(training.workers())
@@ -144,9 +144,9 @@ def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path, monkeypatch:
     assert all(row["val_images"] == 8 for row in rows if row["val_psnr_db"])
 
 
-def a_fifth_node_is_missed(training: Training, nodes: list[list[int]]) -> None:
+def a_fifth_node_is_missed(training: TrainingCommand, nodes: list[list[int]]) -> None:
     (gcs,) = set(re.findall(r"--gcs-address=(\S+?)\0", command_line(nodes[0][0])))
-    code = "from infra.cluster import connected\nwith connected(5, wait_s=1.5): pass"
+    code = "from infra.cluster import ray_session\nwith ray_session(5, wait_s=1.5): pass"
     result = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "RAY_ADDRESS": gcs}, capture_output=True, text=True
     )
@@ -157,7 +157,7 @@ def a_fifth_node_is_missed(training: Training, nodes: list[list[int]]) -> None:
 def test_one_command_at_a_time(data: str, tmp_path: Path) -> None:
     """A second one is sent away; after the first one's sudden death the same command goes on at once."""
     arguments = ["--data", data, "--no-ray", "--out", str(tmp_path / "run"), "--max-images"]
-    first = Training(tmp_path / "first.log", *arguments, str(1_000_000))
+    first = TrainingCommand(tmp_path / "first.log", *arguments, str(1_000_000))
     try:
         first.wait_for_images(EPOCH)
         second = subprocess.run(first.command, capture_output=True, text=True, timeout=60)
@@ -170,8 +170,8 @@ def test_one_command_at_a_time(data: str, tmp_path: Path) -> None:
         first.end()
     reached = first.images_saved()
     begun_s = time.monotonic()
-    third = Training(tmp_path / "third.log", *arguments, str(reached + EPOCH))
+    third = TrainingCommand(tmp_path / "third.log", *arguments, str(reached + EPOCH))
     said = third.finish()
-    assert f"going on from {reached:,} images" in said
+    assert f"resuming from {reached:,} images" in said
     assert time.monotonic() - begun_s < 100
     assert not list((tmp_path / "run").glob("lock/*")), "the lock is released at the end"

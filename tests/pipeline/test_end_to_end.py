@@ -47,7 +47,7 @@ def test_the_whole_way_on_s3_with_ray(s3_url: str, tmp_path: Path, workers: str)
     run("train", *SMALL, "--workers-per-node", workers, "--max-images", "256", "--name", "first", **environment)
     store = open_storage(s3_url)
     first = Run(store.at("runs", "first"))
-    assert int(first.checkpoints()[-1]) == 256
+    assert int(first.checkpoints.names()[-1]) == 256
     rows = pq.read_table(_local(store.at("runs", "first"), "metrics.parquet", tmp_path)).to_pylist()
     assert [round(row["epoch"]) for row in rows if row["val_psnr_db"]] == [1, 2, 3, 4]
     assert store.list("runs/first/tensorboard/events")
@@ -85,16 +85,16 @@ def test_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) ->
     process = subprocess.Popen([sys.executable, "-m", "pipeline.train", *command[1:]], env=environment)
     killed_run = Run(open_storage(f"{store}/runs/killed"))
     deadline = time.monotonic() + 120
-    while not killed_run.checkpoints():
+    while not killed_run.checkpoints.names():
         assert process.poll() is None, "it ended before its first checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.kill()
     process.wait()
-    reached = int(killed_run.checkpoints()[-1])
+    reached = int(killed_run.checkpoints.names()[-1])
     assert reached < 1024, "it was killed in the middle"
     result = run(*command, IRAE_STORE=store, IRAE_CACHE=str(tmp_path / "cache"))
-    assert f"going on from {int(killed_run_point(result.stdout)):,} images" in result.stdout
+    assert f"resuming from {int(killed_run_point(result.stdout)):,} images" in result.stdout
     assert int(killed_run_point(result.stdout)) >= reached
     rows = pq.read_table(tmp_path / "runs" / "killed" / "metrics.parquet").to_pylist()
     epochs = [row["images_seen"] for row in rows if row["val_psnr_db"]]
@@ -102,8 +102,8 @@ def test_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) ->
 
 
 def killed_run_point(printed: str) -> str:
-    line = next(line for line in printed.splitlines() if line.startswith("going on from"))
-    return line.split()[3].replace(",", "")
+    line = next(line for line in printed.splitlines() if line.startswith("resuming from"))
+    return line.split()[2].replace(",", "")
 
 
 def test_error_of_a_worker_is_a_sentence_of_the_command(tmp_path: Path) -> None:

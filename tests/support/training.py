@@ -1,8 +1,11 @@
-"""Training commands as processes of their own, and ways to disturb them."""
+"""Trainings in this process, in worker processes and as commands, and ways to disturb those."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,9 +13,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from infra.storage import StorageError, open_storage
+from pipeline.config.train import TrainConfig
 from pipeline.runs.folder import Run
+from pipeline.train.distributed import ProcessGroup
+from pipeline.train.loop import Trainer
+from pipeline.train.prepare import Training
 
 SMALL = ["--preset", "standard", "--K", "2", "--width", "8", "--global-batch-size", "8", "--precision", "float32"]
 PATCHED = (
@@ -21,7 +31,75 @@ PATCHED = (
 PATCHED += "sys.exit(cli.exit_code_of(train.command))"
 
 
-class Training:
+BATCH = 8
+
+
+def config_for(data: str, out: Path, **changes: Any) -> TrainConfig:
+    """A small training of 20 steps, with other options by their names."""
+    options: dict[str, Any] = {
+        "preset": "test",
+        "data": data,
+        "out": str(out),
+        "K": 2,
+        "L": 2,
+        "width": 8,
+        "global_batch_size": BATCH,
+        "max_images": 20 * BATCH,
+        "precision": "float32",
+        "ray": False,
+    }
+    return TrainConfig().with_options(**{**options, **changes})
+
+
+def trainer_for(config: TrainConfig, log_metrics: Callable[[dict[str, Any]], None] = lambda row: None) -> Trainer:
+    """A trainer in this process, on the CPU."""
+    return Trainer(Training.open(config), ProcessGroup(0, 1, torch.device("cpu")), log_metrics)
+
+
+def weights_hash(trainer: Trainer) -> str:
+    digest = hashlib.sha256()
+    for tensor in trainer.model.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def worker(rank: int, world_size: int, config: TrainConfig, folder: Path) -> None:
+    """One of several real processes: records hashes of its weights before and after, and its metrics."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world_size)
+    rows: list[dict[str, Any]] = []
+    trainer = Trainer(Training.open(config), ProcessGroup.current(torch.device("cpu")), rows.append)
+    if rank:  # only the first one's weights may count
+        with torch.no_grad():
+            for p in trainer.model.parameters():
+                p.add_(rank)
+    trainer.broadcast_weights()
+    before = weights_hash(trainer)
+    trainer.train()
+    result = {"before": before, "after": weights_hash(trainer), "rows": rows, "images_seen": trainer.images_seen}
+    (folder / f"{rank}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+def run_workers(world_size: int, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
+    folder.mkdir()
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=worker, args=(r, world_size, config, folder)) for r in range(world_size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    return [json.loads((folder / f"{r}.json").read_text()) for r in range(world_size)]
+
+
+def train_alone(config: TrainConfig) -> Trainer:
+    trainer = trainer_for(config)
+    trainer.train()
+    return trainer
+
+
+class TrainingCommand:
     """One run's command, which may be started again and again; its output is appended to a file.
 
     `silent_s`: the patience with a silent worker, if not the usual one.
@@ -65,7 +143,7 @@ class Training:
     def images_saved(self) -> int:
         """By the newest checkpoint; 0 also while the store is away."""
         with contextlib.suppress(StorageError):
-            return max(map(int, Run(open_storage(self.url)).checkpoints()), default=0)
+            return max(map(int, Run(open_storage(self.url)).checkpoints.names()), default=0)
         return 0
 
     def below(self, beginning: str) -> list[int]:
@@ -110,6 +188,6 @@ def strike(pid: int, signal_number: int = signal.SIGKILL) -> None:
 
 def final_files(url: str) -> dict[str, bytes]:
     """Weights and optimizer state of the newest checkpoint."""
-    checkpoint = Run(open_storage(url)).newest_checkpoint()
+    checkpoint = Run(open_storage(url)).checkpoints.newest()
     assert checkpoint
     return checkpoint.files

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.storage import Storage, StorageError, open_storage
-from irae.config import IRAEConfig
+from infra.storage import Storage, StorageError, UserError, open_storage
 from pipeline import cli
-from pipeline.config.train import TrainConfig
 from pipeline.runs.log import LOG, RunLog
 from pipeline.train import launch as train
 from tests.support.datasets import make_dataset
+from tests.support.training import config_for
 
 HOUR_S = 3600.0
+logger = logging.getLogger("pipeline.test")
 
 
 def lines(store: Storage) -> list[str]:
@@ -27,11 +27,11 @@ def lines(store: Storage) -> list[str]:
 
 def test_the_lines_of_one_command_follow_those_of_another(store_url: str) -> None:
     store = open_storage(store_url)
-    with RunLog(store, HOUR_S) as log:
-        log.add("one\ntwo")
-    with pytest.raises(ValueError), RunLog(store, HOUR_S) as log:
-        log.say("three")
-        raise ValueError("the disk is full.")
+    with RunLog(store, HOUR_S):
+        logger.info("one\ntwo")
+    with pytest.raises(UserError), RunLog(store, HOUR_S):
+        logger.warning("three")
+        raise UserError("the disk is full.")
     with pytest.raises(KeyboardInterrupt), RunLog(store, HOUR_S):
         raise KeyboardInterrupt
     with pytest.raises(ZeroDivisionError), RunLog(store, HOUR_S):
@@ -56,7 +56,7 @@ def test_a_run_that_another_command_took_over_is_left_alone(tmp_path: Path) -> N
     store = open_storage(tmp_path)
 
     def lost() -> None:
-        raise ValueError("another run has taken over")
+        raise UserError("another run has taken over")
 
     with RunLog(store, HOUR_S, lost) as log:
         log.add("from the dead")
@@ -88,23 +88,14 @@ def test_what_a_training_prints_is_kept(
     monkeypatch.setattr(cli, "LOG_INTERVAL_S", 0.0)
     data = make_dataset(str(tmp_path / "data"))
     capsys.readouterr()
-    config = TrainConfig(
-        preset="test",
-        data=data,
-        out=str(tmp_path / "run"),
-        model=IRAEConfig(K=2, L=2, width=8),
-        global_batch_size=8,
-        max_images=64,
-        precision="float32",
-        ray=False,
-    )
+    config = config_for(data, tmp_path / "run", max_images=64)
     train.main(config)
-    train.main(dataclasses.replace(config, max_images=128))
+    train.main(config.with_options(max_images=128))
     shown = capsys.readouterr()
     held = lines(open_storage(tmp_path / "run"))
     assert sorted(held) == sorted((shown.out + shown.err).splitlines())
     text = "\n".join(held)
-    parts = ["data   ", "training: 64 of 64 ", "trained 64 images", "data   ", "going on from 64 images", "epoch 2.0"]
+    parts = ["data   ", "training: 64 of 64 ", "trained 64 images", "data   ", "resuming from 64 images", "epoch 2.0"]
     for part in parts:
         assert part in text
         text = text.partition(part)[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from pathlib import Path
@@ -109,30 +110,39 @@ def test_beats_go_on_while_the_work_does_and_say_where_it_is() -> None:
     assert len(sent) == count
 
 
-def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("boto3")
     monkeypatch.setattr(s3_storage, "_ATTEMPTS", 1)  # its own patience is shorter, and not what is tested here
     server = LocalS3(tmp_path / "s3")
     server.start()
     for name, value in server.env().items():
         monkeypatch.setenv(name, value)
-    store, notes = open_storage("s3://irae/place"), list[str]()
+    store = open_storage("s3://irae/place")
     server.kill()
 
-    def note(text: str) -> None:
-        notes.append(text)
-        server.start()  # once it was missed
+    class RestartServer(logging.Handler):
+        """Starts the server at the first line that reports its loss."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            server.start()
+
+    restart = RestartServer()
+    logging.getLogger("infra").addHandler(restart)
 
     try:
-        retry_with_backoff(lambda: store.put("a", b"1"), store, note)
+        retry_with_backoff(lambda: store.put("a", b"1"), store)
         assert store.get("a") == b"1"
     finally:
+        logging.getLogger("infra").removeHandler(restart)
         server.kill()
+    notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 2
     assert "trying again for 5 min" in notes[0]
     assert "is there again" in notes[1]
     with pytest.raises(StorageError, match="cannot be reached"):
-        retry_with_backoff(lambda: store.put("a", b"1"), store, notes.append, deadline_s=0.1)
+        retry_with_backoff(lambda: store.put("a", b"1"), store, deadline_s=0.1)
 
 
 def test_other_errors_and_local_stores_are_not_waited_for(tmp_path: Path) -> None:
@@ -144,7 +154,7 @@ def test_other_errors_and_local_stores_are_not_waited_for(tmp_path: Path) -> Non
 
     for kind in (StorageError, ValueError, RuntimeError):
         with pytest.raises(kind):
-            retry_with_backoff(lambda kind=kind: fail(kind), store, print)
+            retry_with_backoff(lambda kind=kind: fail(kind), store)
     assert len(calls) == 3
 
 
@@ -152,11 +162,11 @@ def test_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(tmp_pa
     data = make_dataset(str(tmp_path / "data"))
 
     def trainer(**changes: object) -> Trainer:
-        return Trainer(config_for(data, tmp_path / "run", **changes), ProcessGroup.single_process(), lambda row: None)
+        return trainer_for(config_for(data, tmp_path / "run", **changes))
 
     trainer(max_images=2 * BATCH).train()
     cut = trainer(max_images=4 * BATCH)
-    before = cut.run.checkpoints()
+    before = cut.run.checkpoints.names()
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, usual[1]))  # a write fails in the middle of a file
     try:
@@ -165,8 +175,8 @@ def test_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(tmp_pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert len(str(error.value).splitlines()) == 1
-    assert cut.run.checkpoints() == before == ["000000000016"]
+    assert cut.run.checkpoints.names() == before == ["000000000016"]
     resumed = trainer(max_images=4 * BATCH)
     assert resumed.images_seen == 2 * BATCH
     resumed.train()
-    assert resumed.run.checkpoints()[-1] == "000000000032"
+    assert resumed.run.checkpoints.names()[-1] == "000000000032"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import math
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +12,20 @@ import pytest
 import torch
 
 from infra.storage import open_storage
-from irae.config import IRAEConfig
-from pipeline.config.train import TrainConfig
+from pipeline.runs.checkpoints import Checkpoints
 from pipeline.runs.folder import Run
 from pipeline.runs.load import load_trained
 from pipeline.train import launch as command
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import Trainer, train
+from pipeline.train.prepare import Training, reserve_run
 from tests.support.datasets import make_dataset
-
-BATCH = 8
+from tests.support.training import BATCH, config_for, run_workers, train_alone, trainer_for, weights_hash
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_dataset(str(tmp_path_factory.mktemp("data") / "synthetic"))
-
-
-def config_for(data: str, out: Path, **changes: Any) -> TrainConfig:
-    config = TrainConfig(
-        preset="test",
-        data=data,
-        out=str(out),
-        model=IRAEConfig(K=2, L=2, width=8),
-        global_batch_size=BATCH,
-        max_images=20 * BATCH,
-        precision="float32",
-        ray=False,
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def weights_hash(trainer: Trainer) -> str:
-    digest = hashlib.sha256()
-    for tensor in trainer.model.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def worker(rank: int, world_size: int, config: TrainConfig, folder: Path) -> None:
-    """One of several real processes: notes its weights at the start and at the end, and its losses."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world_size)
-    rows: list[dict[str, Any]] = []
-    trainer = Trainer(config, ProcessGroup.current(torch.device("cpu")), rows.append)
-    if rank:  # only the first one's weights may count
-        with torch.no_grad():
-            for p in trainer.model.parameters():
-                p.add_(rank)
-    trainer.broadcast_weights()
-    before = weights_hash(trainer)
-    trainer.train()
-    result = {"before": before, "after": weights_hash(trainer), "rows": rows, "images_seen": trainer.images_seen}
-    (folder / f"{rank}.json").write_text(json.dumps(result))
-    torch.distributed.destroy_process_group()
-
-
-def run_workers(world_size: int, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
-    folder.mkdir()
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(r, world_size, config, folder)) for r in range(world_size)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    return [json.loads((folder / f"{r}.json").read_text()) for r in range(world_size)]
 
 
 def test_workers_hold_equal_weights_and_train_as_one(data: str, tmp_path: Path) -> None:
@@ -97,12 +42,6 @@ def test_workers_hold_equal_weights_and_train_as_one(data: str, tmp_path: Path) 
     for other in psnrs[1:]:
         assert other == pytest.approx(psnrs[0], abs=1e-3), "only the order of summation differs"
     assert all(row["val_images"] == 10 for ws in results.values() for row in ws[0]["rows"] if "val_images" in row)
-
-
-def train_alone(config: TrainConfig) -> Trainer:
-    trainer = Trainer(config, ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
-    trainer.train()
-    return trainer
 
 
 @pytest.mark.parametrize("cut", [1, 6, 13])
@@ -130,7 +69,7 @@ RECIPE: dict[str, Any] = {
 def test_a_planned_rate_an_average_and_crops_resume_bitwise_equal(data: str, tmp_path: Path) -> None:
     """Broken off two steps after a checkpoint; the budget stays, since the rate of each step depends on it."""
     whole = train_alone(config_for(data, tmp_path / "whole", **RECIPE))
-    broken = Trainer(config_for(data, tmp_path / "cut", **RECIPE), ProcessGroup.single_process(), lambda row: None)
+    broken = trainer_for(config_for(data, tmp_path / "cut", **RECIPE))
     read = broken.loader.next
 
     def fails_later() -> Any:
@@ -141,25 +80,25 @@ def test_a_planned_rate_an_average_and_crops_resume_bitwise_equal(data: str, tmp
     broken.loader.next = fails_later  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         broken.train()
-    resumed = Trainer(config_for(data, tmp_path / "cut", **RECIPE), ProcessGroup.single_process(), lambda row: None)
+    resumed = trainer_for(config_for(data, tmp_path / "cut", **RECIPE))
     assert 0 < resumed.images_seen < 15 * BATCH
     resumed.train()
     assert weights_hash(resumed) == weights_hash(whole)
-    newest = [Run(open_storage(tmp_path / run)).newest_checkpoint() for run in ("whole", "cut")]
+    newest = [Run(open_storage(tmp_path / run)).checkpoints.newest() for run in ("whole", "cut")]
     assert newest[0] and newest[1] and newest[0].state["files"] == newest[1].state["files"], "averages as well"
-    weights = [newest[0].files[name] for name in ("model.safetensors", "training.safetensors")]
+    weights = [newest[0].files[name] for name in ("model.safetensors", "raw_weights.safetensors")]
     assert weights[0] != weights[1]
 
 
 def test_what_is_kept_and_validated_is_the_average(data: str, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
     config = config_for(data, tmp_path / "run", **RECIPE)
-    command.claim_run(config)
-    trainer = Trainer(config, ProcessGroup.single_process(), rows.append)
+    reserve_run(Training.open(config))
+    trainer = trainer_for(config, rows.append)
     trainer.train()
-    assert trainer.average
+    assert trainer.ema
     kept = load_trained(str(tmp_path / "run"), "last")
-    with trainer.average.in_place():
+    with trainer.ema.in_place():
         for name, tensor in trainer.model.state_dict().items():
             assert torch.equal(kept.model.state_dict()[name], tensor), name
     assert any(not torch.equal(p, q) for p, q in zip(kept.model.parameters(), trainer.model.parameters(), strict=True))
@@ -183,7 +122,7 @@ def test_workers_of_a_time_budget_have_one_rate(data: str, tmp_path: Path) -> No
     config = config_for(data, tmp_path / "run", lr_schedule="wsd", max_minutes=0.02, max_images=None)
     results = run_workers(2, config, tmp_path / "workers")
     assert len({w["after"] for w in results}) == 1
-    assert results[0]["rows"][-1]["lr"] < config.lr / 2
+    assert results[0]["rows"][-1]["lr"] < config.optimization.lr / 2
 
 
 def test_the_budget_of_a_planned_rate_cannot_change(
@@ -192,7 +131,7 @@ def test_the_budget_of_a_planned_rate_cannot_change(
     config = config_for(data, tmp_path / "run", max_images=2 * BATCH, lr_schedule="step")
     command.main(config)
     with pytest.raises(ValueError, match="max_images was 16 and is now 32"):
-        command.main(dataclasses.replace(config, max_images=4 * BATCH))
+        command.main(config.with_options(max_images=4 * BATCH))
 
 
 def test_windows_drop_and_carry_are_choices_of_the_run(
@@ -206,12 +145,12 @@ def test_windows_drop_and_carry_are_choices_of_the_run(
         num_canonical_partitions=2,
         drop_last=True,
     )
-    command.main(dataclasses.replace(config, global_batch_size=10))
+    command.main(config.with_options(global_batch_size=10))
     assert "the rest of 8 is dropped, in windows of 1 shards in each of 2 partitions" in capsys.readouterr().out
     with pytest.raises(ValueError, match="9 cannot be divided by 2 partitions"):
-        command.main(dataclasses.replace(config, global_batch_size=9))
+        command.main(config.with_options(global_batch_size=9))
     with pytest.raises(ValueError, match="partitions was 2 and is now 1"):
-        command.main(dataclasses.replace(config, global_batch_size=10, num_canonical_partitions=1))
+        command.main(config.with_options(global_batch_size=10, num_canonical_partitions=1))
 
 
 def test_gradient_accumulation_changes_nothing_but_rounding(data: str, tmp_path: Path) -> None:
@@ -231,24 +170,24 @@ def test_reversible_training_is_the_same_training(data: str, tmp_path: Path) -> 
 
 def test_half_written_checkpoint_is_not_one(data: str, tmp_path: Path) -> None:
     trainer = train_alone(config_for(data, tmp_path / "run", max_images=10 * BATCH))
-    newest = trainer.run.checkpoints()[-1]
+    newest = trainer.run.checkpoints.names()[-1]
     (tmp_path / "run" / "checkpoints" / newest / "state.json").unlink()
-    earlier = trainer.run.checkpoints()[-1]
+    earlier = Checkpoints(trainer.run.store).names()[-1]
     assert earlier < newest
     damaged = tmp_path / "run" / "checkpoints" / newest
     assert damaged.exists()
-    resumed = Trainer(config_for(data, tmp_path / "run"), ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
+    resumed = trainer_for(config_for(data, tmp_path / "run"))
     assert resumed.images_seen == int(earlier)
 
 
 def test_damaged_checkpoint_gives_way_to_the_one_before(data: str, tmp_path: Path) -> None:
     trainer = train_alone(config_for(data, tmp_path / "run", max_images=10 * BATCH))
-    earlier, newest = trainer.run.checkpoints()[-2:]
+    earlier, newest = trainer.run.checkpoints.names()[-2:]
     path = tmp_path / "run" / "checkpoints" / newest / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
-    resumed = Trainer(config_for(data, tmp_path / "run"), ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
+    resumed = trainer_for(config_for(data, tmp_path / "run"))
     assert resumed.images_seen == int(earlier)
 
 
@@ -266,7 +205,7 @@ def test_end_is_validated_though_the_run_was_ended_just_before(
         patched.setattr(Trainer, "_validate", die)
         train_alone(config)
     resumed = train_alone(config)
-    assert resumed.finished and resumed.rows[-1]["val_psnr_db"] > 0
+    assert resumed.is_finished and resumed.rows[-1]["val_psnr_db"] > 0
     best = resumed.run.read_json("best.json")
     assert best and int(best["checkpoint"]) == resumed.images_seen
     assert len(train_alone(config).rows) == len(resumed.rows)  # once is enough
@@ -274,7 +213,7 @@ def test_end_is_validated_though_the_run_was_ended_just_before(
 
 def test_loss_that_is_not_finite_stops_before_the_weights_change(data: str, tmp_path: Path) -> None:
     config = config_for(data, tmp_path / "run", lr=1e30, max_images=None)
-    trainer = Trainer(config, ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
+    trainer = trainer_for(config)
     with pytest.raises(ValueError, match=r"in step (\d+);.*largest scale is \S+\.\S+"):
         trainer.train()
     assert trainer.images_seen <= 3 * BATCH
@@ -285,24 +224,24 @@ def test_command_resumes_and_refuses_another_configuration(
 ) -> None:
     config = config_for(data, tmp_path / "run", max_images=4 * BATCH)
     command.main(config)
-    command.main(dataclasses.replace(config, max_images=6 * BATCH))
-    assert "going on from 32 images" in capsys.readouterr().out
+    command.main(config.with_options(max_images=6 * BATCH))
+    assert "resuming from 32 images" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["images_seen"] == 6 * BATCH
     with pytest.raises(ValueError, match=r"lr was 0.001 and is now 0.01.*--name"):
-        command.main(dataclasses.replace(config, lr=0.01))
-    with pytest.raises(ValueError, match=r"model was .*'K': 2.* and is now .*'K': 3"):
-        command.main(dataclasses.replace(config, model=IRAEConfig(K=3, L=2, width=8)))
+        command.main(config.with_options(lr=0.01))
+    with pytest.raises(ValueError, match=r"K was 2 and is now 3"):
+        command.main(config.with_options(K=3))
 
 
 def test_another_data_set_is_refused_and_a_moved_one_is_not(data: str, tmp_path: Path) -> None:
     config = config_for(data, tmp_path / "run", max_images=2 * BATCH)
     train_alone(config)
     moved = make_dataset(str(tmp_path / "moved"))
-    train_alone(dataclasses.replace(config, data=moved, max_images=3 * BATCH))
+    train_alone(config.with_options(data=moved, max_images=3 * BATCH))
     other = make_dataset(str(tmp_path / "other"), train=32)
     with pytest.raises(ValueError, match="another data set"):
-        train_alone(dataclasses.replace(config, data=other))
+        train_alone(config.with_options(data=other))
 
 
 def test_dry_run_touches_nothing(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,9 +254,8 @@ def test_dry_run_touches_nothing(data: str, tmp_path: Path, capsys: pytest.Captu
 
 def test_all_problems_of_a_configuration_at_once(data: str, tmp_path: Path) -> None:
     no_val = make_dataset(str(tmp_path / "noval"), val=0, size=20)
-    model = IRAEConfig(K=0, L=3, width=8)
     with pytest.raises(ValueError) as error:
-        command.main(config_for(no_val, tmp_path / "run", model=model, lr=-1.0, sigma_255=300.0, global_batch_size=0))
+        command.main(config_for(no_val, tmp_path / "run", K=0, L=3, lr=-1.0, sigma_255=300.0, global_batch_size=0))
     problems = str(error.value).splitlines()
     for part in (
         "--K is 0",
