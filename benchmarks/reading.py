@@ -185,7 +185,7 @@ def measure(folder: Path, url: str) -> dict[str, Any]:
     pngs = make_png_shards(dataset, folder)
     store = open_storage(f"{url}-png")
     for path in pngs:
-        store.put_file(path.name, path)
+        store.put(path.name, path.read_bytes())
     read_s3_with_webdataset()
     remote, local = [f"{url}-png/{path.name}" for path in pngs], [str(path) for path in pngs]
     print("reading ...", file=sys.stderr)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.local_s3 import seaweedfs as weed
+from infra.local_s3 import seaweedfs
 from infra.local_s3.server import LocalS3
 from infra.storage import StorageError
 from pipeline.config.logs import configure_logging
@@ -30,7 +30,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
     """A running S3 server with the bucket irae."""
     pytest.importorskip("boto3")
     try:
-        weed.program()
+        seaweedfs.program()
     except StorageError as error:
         pytest.skip(str(error))
     server = LocalS3(tmp_path_factory.mktemp("s3"))

@@ -1,4 +1,4 @@
-"""What the local S3 server must know of SeaweedFS: where the program is, its flags, ports and leftovers."""
+"""SeaweedFS: its program, command line, ports and left-over sockets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from infra.storage import StorageError
 
 PREFERRED_S3_PORT = 8333
 _SERVICES = ("s3", "master", "volume", "filer", "admin")
-# SeaweedFS looks for the gRPC side of a service this far above its port, whatever it is told. Ports from 10000 to 30000
-# lie below the range from which systems lend ports to outgoing connections.
+# SeaweedFS expects the gRPC port of a service this far above its port, whatever its flags say. Ports from 10000 to
+# 30000 lie below the ephemeral range of outgoing connections.
 _GRPC_OFFSET = 10000
 _PORTS = range(10000, 20000)
 
@@ -35,20 +35,20 @@ def program() -> Path:
 
 
 def arguments(data: Path, s3_config: Path, ports: dict[str, int]) -> list[str]:
-    """The command line behind `weed`: everything on loopback, nothing without keys, nothing sent home."""
+    """Arguments of `weed`: loopback only, no access without keys, no telemetry."""
     chosen = [f"-{service}.port={ports[service]}" for service in _SERVICES]
     chosen += [f"-{service}.port.grpc={ports[service] + _GRPC_OFFSET}" for service in _SERVICES]
     return [
         *("mini", _data_argument(data), "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *chosen),
         *(f"-s3.config={s3_config}", "-s3.autoCreateBucket=false", "-s3.iam=false"),
-        # The HTTP side of the filer would hand out every object to anybody, without keys.
+        # The filer's HTTP port would serve every object without keys.
         *("-disableHttp", "-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0"),
     ]
 
 
 def is_server(pid: int, data: Path) -> bool:
-    """Whether this process serves that data, and is not another one that was given its number later."""
+    """Whether this process serves that data (and is not a later one with the same id)."""
     wanted = _data_argument(data)
     if Path("/proc/self/cmdline").exists():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -59,23 +59,23 @@ def is_server(pid: int, data: Path) -> bool:
 
 
 def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
-    """A free port for each service, with its gRPC side: the wanted one where it is free."""
+    """A free port, with a free gRPC port, for each service: the wanted one where possible."""
     ports: dict[str, int] = {}
     for service in _SERVICES:
         taken = {number for port in ports.values() for number in (port, port + _GRPC_OFFSET)}
         candidates = [wanted[service]] if service in wanted else []
-        # Chance keeps two servers that start at the same moment apart.
+        # Random, so that two servers that start at the same moment choose different ones.
         candidates += random.SystemRandom().sample(_PORTS, 200)
         free = (port for port in candidates if not {port, port + _GRPC_OFFSET} & taken and _is_free(port))
         chosen = next(free, None)
         if chosen is None:
-            raise StorageError("the local S3 server found no free ports between 10000 and 30000: end other servers")
+            raise StorageError("the local S3 server found no free ports between 10000 and 30000: stop other servers")
         ports[service] = chosen
     return ports
 
 
 def remove_sockets(ports: dict[str, int]) -> None:
-    """Remove the Unix sockets that weed makes in /tmp, whatever TMPDIR says, and leaves behind."""
+    """Remove the Unix sockets that weed leaves in /tmp, whatever TMPDIR says."""
     for port in ports.values():
         for number in (port, port + _GRPC_OFFSET):
             for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
@@ -90,7 +90,7 @@ def _data_argument(data: Path) -> str:
 def _is_free(port: int) -> bool:
     for number in (port, port + _GRPC_OFFSET):
         with socket.socket() as probe:
-            # Connections of an ended server that still linger are no hindrance.
+            # Lingering connections of a stopped server do not occupy the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", number))

@@ -1,14 +1,8 @@
-"""An S3 server on this machine, for people who have none: `python -m infra.local_s3 start`.
-
-It is SeaweedFS, with its data, keys and log in one folder. It listens on 127.0.0.1 only, and answers S3 requests only
-when they are signed with the keys made at its first start. SeaweedFS's internal ports ask for no keys: other users of
-the same machine could reach the data through them, so run it where you are the only one.
-"""
+"""The process of a local S3 server: start, health check, stop; its folder with data, keys, ports and log."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -21,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.local_s3 import seaweedfs as weed
+from filelock import FileLock
+
+from infra.local_s3 import seaweedfs
 from infra.storage import StorageError
 from infra.storage.local import file_errors, new_file
 
 REGION = "us-east-1"
-START_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 10
+START_TIMEOUT_S, STOP_TIMEOUT_S = 30, 10
 _KEYS = "s3.json"
 _STATE = "server.json"
 
@@ -35,8 +30,8 @@ _STATE = "server.json"
 class LocalS3:
     """The server of one folder. Several may run side by side, each with its own folder.
 
-    folder: holds all of it; made at the first start, for its owner alone.
-    buckets: exist once `start` has returned.
+    folder: made at the first start, readable by its owner alone.
+    buckets: created by `start`.
     """
 
     def __init__(self, folder: Path, buckets: Sequence[str] = ("irae",)) -> None:
@@ -49,23 +44,23 @@ class LocalS3:
 
     @property
     def endpoint(self) -> str:
-        """Its URL. Raises StorageError before the first start."""
+        """The server's URL. Raises StorageError before the first start."""
         return f"http://127.0.0.1:{self._read(_STATE)['ports']['s3']}"
 
     @property
     def pid(self) -> int | None:
-        """Its process, None when it does not run."""
+        """Process id, None when the server does not run."""
         if not (self.folder / _STATE).exists():
             return None
         pid: int = self._read(_STATE)["pid"]
-        return pid if weed.is_server(pid, self._data) else None
+        return pid if seaweedfs.is_server(pid, self._data) else None
 
     @property
     def running(self) -> bool:
         return self.pid is not None
 
     def env(self) -> dict[str, str]:
-        """The variables with which boto3 and its kin use this server; they hold the secret key."""
+        """The AWS variables of this server, with the secret key."""
         access_key, secret_key = self._keys()
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -77,10 +72,9 @@ class LocalS3:
         }
 
     def start(self) -> None:
-        """Start it unless it runs, and return when it answers and the buckets exist.
+        """Start it unless it runs; returns when it answers and the buckets exist. It outlives this process.
 
-        It goes on when this process ends. Raises StorageError, with the last lines of its log, when it does not answer
-        within 30 seconds.
+        Raises StorageError, with the last lines of its log, when it does not answer within START_TIMEOUT_S.
         """
         with file_errors(self.folder), self._locked_folder():
             if not self.running:
@@ -89,34 +83,35 @@ class LocalS3:
                 self._make_bucket(bucket)
 
     def stop(self) -> bool:
-        """End it and wait for that; True when it ended by itself, False when it had to be killed."""
-        if self._end(signal.SIGTERM):
+        """Terminate it and wait; False when it had to be killed."""
+        if self._signal(signal.SIGTERM):
             return True
         self.kill()
         return False
 
     def kill(self) -> None:
-        """End it at once, as a power cut would."""
-        if not self._end(signal.SIGKILL):
-            raise StorageError(f"process {self.pid}, the local S3 server, does not end: look at it with ps")
+        """Kill it and wait."""
+        if not self._signal(signal.SIGKILL):
+            raise StorageError(f"process {self.pid}, the local S3 server, survives SIGKILL: look at it with ps")
 
     def _launch(self) -> None:
-        program = weed.program()
+        program = seaweedfs.program()
         for attempts_left in reversed(range(3)):
-            wanted = self._read(_STATE)["ports"] if (self.folder / _STATE).exists() else {"s3": weed.PREFERRED_S3_PORT}
-            ports = weed.choose_ports(wanted)
+            started_before = (self.folder / _STATE).exists()
+            wanted = self._read(_STATE)["ports"] if started_before else {"s3": seaweedfs.PREFERRED_S3_PORT}
+            ports = seaweedfs.choose_ports(wanted)
             self._process = self._run(program, ports)
             self._write(_STATE, {"pid": self._process.pid, "ports": ports})
             if self._answers_in_time(self._process):
                 return
-            ended_by_itself = self._process.poll() is not None
+            exited = self._process.poll() is not None
             self.kill()
-            # It does so when another program took a port since it was chosen; other ports may then be the cure.
-            if not ended_by_itself or not attempts_left:
+            # It exits when another program took a port since it was chosen; other ports may help.
+            if not exited or not attempts_left:
                 raise StorageError(f"the local S3 server did not start; {self._log} ends:\n{self._last_errors()}")
 
     def _run(self, program: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
-        arguments = weed.arguments(self._data, self.folder / _KEYS, ports)
+        arguments = seaweedfs.arguments(self._data, self.folder / _KEYS, ports)
         with open(self._log, "wb") as log:
             return subprocess.Popen(
                 [program, *arguments],
@@ -125,13 +120,13 @@ class LocalS3:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # weed reads settings from HOME and would take the user's AWS keys for its own: neither is wanted.
+                # Without the user's environment: weed reads settings from HOME and AWS keys.
                 env={"PATH": os.defpath, "HOME": str(self.folder), "TMPDIR": str(self._temporary)},
             )
 
     def _last_errors(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()
-        # A crash prints hundreds of lines on its threads after the one that tells why.
+        # A crash prints hundreds of lines about its threads after the one with the reason.
         errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
         return "\n".join((errors or lines)[-10:])
 
@@ -155,7 +150,7 @@ class LocalS3:
 
     def _request(self, method: str, path: str) -> int | None:
         """The HTTP status of a signed request, None when nothing answers."""
-        # By hand, because a client would also heed the user's AWS profile and proxy.
+        # Not by a client, which would also use the user's AWS profile and proxy.
         try:
             from botocore import auth, awsrequest, credentials, exceptions, httpsession
         except ImportError as error:
@@ -167,8 +162,8 @@ class LocalS3:
         except exceptions.BotoCoreError:
             return None
 
-    def _end(self, signal_number: int) -> bool:
-        """Send the signal and wait; whether the process has ended."""
+    def _signal(self, signal_number: int) -> bool:
+        """Send the signal and wait; whether the process has exited."""
         pid = self.pid
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -179,9 +174,9 @@ class LocalS3:
                 return False
             time.sleep(0.05)
         if self._process is not None:
-            self._process.wait(STOP_TIMEOUT_S)  # its last thread has ended, so its ports are free again
+            self._process.wait(STOP_TIMEOUT_S)  # only then its ports are free
         if (self.folder / _STATE).exists():
-            weed.remove_sockets(self._read(_STATE)["ports"])
+            seaweedfs.remove_sockets(self._read(_STATE)["ports"])
         return True
 
     @contextlib.contextmanager
@@ -192,8 +187,7 @@ class LocalS3:
         if names and "lock" not in names:
             raise StorageError(f"{self.folder} is not empty: choose a new folder for the local S3 server")
         self.folder.chmod(0o700)
-        with open(self.folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self.folder / "lock"):
             self._data.mkdir(exist_ok=True)
             self._temporary.mkdir(exist_ok=True)
             (self.folder / ".gitignore").write_text("*\n")  # the keys must not go into a repository
@@ -228,6 +222,6 @@ def default_folder() -> Path:
 
 
 def command_line(name: str, folder: Path | None = None) -> str:
-    """A line to type; it names the folder when the command would not find it by itself."""
+    """The command line for a user, with the folder unless it is the default."""
     known = folder is None or folder == Path(os.path.abspath(default_folder()))
     return f"python -m infra.local_s3 {name}" + ("" if known else f" --dir {shlex.quote(str(folder))}")

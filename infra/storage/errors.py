@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence (or a line for each problem) with what, which value, what to do.
+"""Errors that a user can fix: one sentence (or a line for each problem) with what, which value, what to do.
 
 Every other exception is a defect and keeps its traceback.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake of the user: commands print it without a traceback and end with exit code 2."""
+    """A mistake of the user: commands print it without a traceback and exit with code 2."""
 
 
 class StorageError(UserError):

@@ -1,9 +1,9 @@
-"""One run at a time on a data set's place: a lock on the store that outlives no run by more than seconds.
+"""A lease with a fencing token: one run at a time writes to a folder of a store.
 
-The lock is a file lock/NUMBER.json, made by `put_new`, which of many racing writers lets one through. Its holder
-rewrites it every few seconds. Whoever finds a lock whose process is dead (same machine), or which has not changed for
-`LEASE_TTL_S` (another machine), makes the next NUMBER; the highest number holds. A holder that was only paused finds that
-before it puts its next shard, and stops.
+The lease is the file lock/TOKEN.json with the highest token. `put_new` creates it, so that one of many racing runs
+wins, and its holder renews it every `RENEW_S`. It has expired when its process is dead (same machine) or it was not
+renewed for `LEASE_TTL_S` (another machine); the next run then creates TOKEN + 1. A paused holder finds that token
+before its next write, and stops.
 """
 
 from __future__ import annotations
@@ -23,118 +23,118 @@ from typing import Any
 from infra.storage.base import Storage
 from infra.storage.errors import UserError
 
-LOCKS = "lock/"
+LEASES = "lock/"
 RENEW_S = 2.0
-"""A holder rewrites its lock this often."""
+"""Interval at which a holder renews its lease."""
 LEASE_TTL_S = 15.0
-"""A lock of another machine that stays unchanged for so long has no holder any more."""
+"""Time without renewal after which a lease of another machine has expired."""
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The lock as its holder has it; travels by pickling."""
+    """The lease as its holder has it; travels by pickling."""
 
     store: Storage
-    number: int
+    fencing_token: int
     run: str
-    """Random text that tells this run from others."""
+    """Random text that no other run has."""
 
     @property
     def name(self) -> str:
-        return f"{LOCKS}{self.number:08d}.json"
+        return f"{LEASES}{self.fencing_token:08d}.json"
 
     def check(self) -> None:
-        """ValueError when another run has taken the place over."""
-        if _numbers(self.store)[-1:] != [self.number]:
+        """Raise UserError unless this is the highest token."""
+        if _tokens(self.store)[-1:] != [self.fencing_token]:
             raise UserError(
-                f"another run has taken over {self.store.url}, because this one gave no sign of life for {LEASE_TTL_S:.0f} "
-                "s; it goes on there."
+                f"another run has taken over {self.store.url}, because this one did not renew its lease for "
+                f"{LEASE_TTL_S:.0f} s; it resumes the work there."
             )
 
-    def content(self, beat: int) -> bytes:
-        return json.dumps({"run": self.run, **_process(), "beat": beat}).encode()
+    def content(self, renewals: int) -> bytes:
+        return json.dumps({"run": self.run, **_process(), "renewals": renewals}).encode()
 
 
 @contextlib.contextmanager
 def hold_lease(store: Storage) -> Iterator[Lease]:
-    """Hold the place while the block runs. ValueError when another run holds it.
+    """Hold the lease on the folder while the block runs. Raises UserError when another run holds it.
 
-    Waits up to `LEASE_TTL_S` to see whether a lock that another machine left has a holder.
+    Waits up to `LEASE_TTL_S` for a renewal of a lease that another machine left.
     """
-    lock = _acquire(store)
-    ended = threading.Event()
-    heartbeat_thread = threading.Thread(target=_beat, args=(lock, ended), daemon=True, name="lock")
-    heartbeat_thread.start()
+    lease, released = _acquire(store), threading.Event()
+    renewing = threading.Thread(target=_renew, args=(lease, released), daemon=True, name="lease")
+    renewing.start()
     try:
-        yield lock
+        yield lease
     finally:
-        ended.set()
-        heartbeat_thread.join()
-        with contextlib.suppress(ValueError):  # a lock that stays is taken over by the next run
-            for number in _numbers(store):
-                if number <= lock.number:
-                    store.delete(replace(lock, number=number).name)
+        released.set()
+        renewing.join()
+        with contextlib.suppress(UserError):  # a lease that stays will expire
+            for token in _tokens(store):
+                if token <= lease.fencing_token:
+                    store.delete(replace(lease, fencing_token=token).name)
 
 
 def _acquire(store: Storage) -> Lease:
     while True:
-        number = max(_numbers(store), default=0)
-        if number and not _is_abandoned(store, Lease(store, number, "").name):
+        token = max(_tokens(store), default=0)
+        if token and not _has_expired(Lease(store, token, "")):
             continue
-        lock = Lease(store, number + 1, secrets.token_hex(8))
-        if store.put_new(lock.name, lock.content(0)):
-            lock.check()
-            return lock
+        lease = Lease(store, token + 1, secrets.token_hex(8))
+        if store.put_new(lease.name, lease.content(0)):
+            lease.check()
+            return lease
 
 
-def _is_abandoned(store: Storage, name: str) -> bool:
-    """True when the lock has no holder any more, False when it was released; ValueError when it has a holder."""
-    first = now = _read(store, name)
+def _has_expired(lease: Lease) -> bool:
+    """True when the lease has expired, False when it was released. Raises UserError when it has a holder."""
+    first = now = _read(lease)
     here = _process()
     deadline_s = time.monotonic() + LEASE_TTL_S
     while now is not None and time.monotonic() < deadline_s:
-        if now != first or (now["machine"] == here["machine"] and _is_alive(now["pid"], now["started"])):
+        is_here = now["machine"] == here["machine"]
+        if now != first or (is_here and _is_alive(now["pid"], now["started"])):
             raise UserError(
-                f"another run is at work on {store.url} (process {now['pid']} on {now['host']}); wait until it has "
-                "ended, or end it, or choose another --out."
+                f"another run is at work on {lease.store.url} (process {now['pid']} on {now['host']}); wait until it "
+                "has finished, or stop it, or choose another --out."
             )
-        if now["machine"] == here["machine"]:
+        if is_here:
             return True
         time.sleep(_POLL_S)
-        now = _read(store, name)
+        now = _read(lease)
     return now is not None
 
 
-def _beat(lock: Lease, ended: threading.Event) -> None:
-    beat = 0
-    while not ended.wait(RENEW_S):
-        beat += 1
-        # A store that cannot be reached for a while is the business of whoever puts shards there.
-        with contextlib.suppress(ValueError):
-            lock.check()
-            lock.store.put(lock.name, lock.content(beat))
+def _renew(lease: Lease, released: threading.Event) -> None:
+    renewals = 0
+    while not released.wait(RENEW_S):
+        renewals += 1
+        # During an outage of the store nothing is written either, and after it the holder checks its token.
+        with contextlib.suppress(UserError):
+            lease.check()
+            lease.store.put(lease.name, lease.content(renewals))
 
 
-def _numbers(store: Storage) -> list[int]:
-    names = (entry.name[len(LOCKS) :].removesuffix(".json") for entry in store.list(LOCKS))
+def _tokens(store: Storage) -> list[int]:
+    names = (entry.name[len(LEASES) :].removesuffix(".json") for entry in store.list(LEASES))
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _read(store: Storage, name: str) -> dict[str, Any] | None:
+def _read(lease: Lease) -> dict[str, Any] | None:
     try:
-        return json.loads(store.get(name))
+        return json.loads(lease.store.get(lease.name))
     except FileNotFoundError:
         return None
 
 
 def _process() -> dict[str, Any]:
-    """This process, such that no other one anywhere is mistaken for it."""
+    """Identity of this process, unique over machines, containers and reboots."""
     return {
         "host": platform.node(),
         "machine": f"{platform.node()} {_text('/proc/sys/kernel/random/boot_id')} {_pid_namespace()}",
         "pid": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": _start_time(os.getpid()),
     }
 
 
@@ -143,15 +143,15 @@ def _is_alive(pid: int, started: str) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # someone else's process, so it lives
+    except PermissionError:  # another user's process, so it lives
         pass
-    return _started(pid) == started
+    return _start_time(pid) == started
 
 
-def _started(pid: int) -> str:
-    """When a process of this machine began, which tells it from a later one with its number; "" where unknown.
+def _start_time(pid: int) -> str:
+    """Start time of a process in clock ticks since boot; "" for a zombie and where /proc is missing.
 
-    Also "" for one that has ended and was not yet waited for.
+    It tells a process from a later one with the same id.
     """
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""

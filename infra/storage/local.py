@@ -1,4 +1,4 @@
-"""Storage in a local folder, and the one way in which a file is made: under a temporary name, then renamed."""
+"""Storage in a local folder, with atomic writes: a temporary file is renamed."""
 
 from __future__ import annotations
 
@@ -52,11 +52,6 @@ class FileStorage(Storage):
             except FileExistsError:
                 return False
         return True
-
-    def put_file(self, name: str, path: Path) -> None:
-        target_path = self._path(name)
-        with file_errors(target_path), open(path, "rb") as source, new_file(target_path) as target:
-            shutil.copyfileobj(source, target, _COPY_BYTES)
 
     def get_file(self, name: str, path: Path) -> None:
         with self._open(name) as source, file_errors(path), new_file(path) as target:
@@ -132,18 +127,18 @@ class FileStorage(Storage):
             yield source
 
     def _remove_empty(self, folder: Path) -> None:
-        """As on S3, a folder ends with its last file."""
+        """As on S3, no folder is empty."""
         while folder != self._root and self._root in folder.parents:
             try:
                 folder.rmdir()
-            except OSError:  # not empty, or someone else was faster
+            except OSError:  # not empty, or already removed
                 return
             folder = folder.parent
 
 
 @contextlib.contextmanager
 def new_file(path: Path, publish: Callable[[Path, Path], None] = os.replace) -> Iterator[BinaryIO]:
-    """A file to write to that appears at `path` when the block ends well, on disk and whole, and else not at all."""
+    """A file that is published at `path`, whole and flushed to the disk, unless the block raises."""
     temporary, handle = _open_temporary(path.parent)
     try:
         with handle:
@@ -157,23 +152,23 @@ def new_file(path: Path, publish: Callable[[Path, Path], None] = os.replace) -> 
 
 @contextlib.contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into a StorageError that says what to do; FileNotFoundError passes."""
+    """Translate errors of the operating system into StorageErrors that say what to do; FileNotFoundError passes."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        place = error.filename or path
+        where = error.filename or path
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            sentence = f"permission denied for {place}: change its owner or mode, or choose another place"
+            sentence = f"permission denied for {where}: change its owner or mode, or choose another folder"
         elif error.errno in _NO_SPACE:
-            sentence = f"no space left for {path}: free some, or choose another place"
+            sentence = f"no space left for {path}: free some, or choose another disk"
         elif isinstance(error, NotADirectoryError):
-            sentence = f"{place} needs a folder where there is a file: move the file away, or choose another place"
+            sentence = f"{where} needs a folder where there is a file: move the file away, or choose another folder"
         elif isinstance(error, IsADirectoryError):
-            sentence = f"{place} is a folder where a file is needed: move it away, or choose another place"
+            sentence = f"{where} is a folder where a file is needed: move it away, or choose another name"
         else:
-            sentence = f"{place} cannot be used ({error.strerror or error}): choose another place"
+            sentence = f"{where} cannot be used ({error.strerror or error}): choose another folder"
         raise StorageError(sentence) from error
 
 
@@ -198,12 +193,12 @@ def _link(temporary: Path, path: Path) -> None:
         if error.errno not in _NO_LINKS:
             raise
         raise StorageError(
-            f"the disk of {path} has no hard links, so two writers cannot be kept apart: choose another place"
+            f"the disk of {path} has no hard links, so two writers cannot be kept apart: choose another folder"
         ) from error
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Every finished file below a folder with its size in bytes; none when the folder is absent."""
+    """Every finished file below a folder and its size in bytes; none when the folder is absent."""
     for parent, _, names in os.walk(folder, followlinks=True, onerror=_raise_unless_absent):
         for name in names:
             path = Path(parent, name)
@@ -213,6 +208,6 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _raise_unless_absent(error: OSError) -> None:
-    # os.walk passes over a folder that it may not read, and files would silently be missing from a list.
+    # By default os.walk skips a folder that it may not read, and files would silently be missing from a list.
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error

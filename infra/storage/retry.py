@@ -1,4 +1,4 @@
-"""A store that cannot be reached for a while: waited for, instead of ending a training of hours."""
+"""Retry with exponential backoff, jitter and a deadline: the one loop behind every retry of the project."""
 
 from __future__ import annotations
 
@@ -15,31 +15,50 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RETRY_DEADLINE_S = 300.0
-"""How long a store may stay away."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 10.0
+"""Default deadline: the longest outage of a store that a training survives."""
 
 
-def retry_with_backoff(action: Callable[[], T], store: Storage, deadline_s: float | None = None) -> T:
-    """The action's result; tried again while it raises StorageError, for so long (default: `RETRY_DEADLINE_S`). It must bear
-    being repeated.
+def retry_with_backoff(
+    action: Callable[[], T],
+    store: Storage | None = None,
+    *,
+    deadline_s: float | None = None,
+    attempts: int | None = None,
+    retry_on: tuple[type[Exception], ...] = (StorageError,),
+    first_pause_s: float = 1.0,
+    longest_pause_s: float = 10.0,
+    progress: Callable[[], object] = lambda: None,
+) -> T:
+    """The result of an idempotent action, retried while it raises one of `retry_on`; else its last error.
 
-    A local store is not waited for: a full disk stays full. The first failure, and that it is over, are noted.
+    store: the store that the action uses. A local one is not retried (a full disk stays full); the first failure and
+        the recovery are logged.
+    deadline_s: from the start, or the last progress, to the last attempt; default `RETRY_DEADLINE_S`.
+    attempts: failures in a row without progress after which the error is raised; default: no limit.
+    first_pause_s: pause after the first failure; it doubles up to `longest_pause_s`, less up to half of it at random.
+    progress: called after a failure; a value that differs from the last one restarts deadline, pauses and count.
     """
     deadline_s = RETRY_DEADLINE_S if deadline_s is None else deadline_s
-    begun_s, pause_s, failed = time.monotonic(), _FIRST_PAUSE_S, False
+    started_s = progressed_s = time.monotonic()
+    position, failures, pause_s, warned = progress(), 0, first_pause_s, False
     while True:
         try:
             result = action()
-        except StorageError as error:
-            left_s = begun_s + deadline_s - time.monotonic()
-            if left_s <= 0 or store.local_path("x") is not None:
+            break
+        except retry_on as error:
+            failures += 1
+            last_position, position = position, progress()
+            if position != last_position:
+                progressed_s, failures, pause_s = time.monotonic(), 0, first_pause_s
+            left_s = progressed_s + deadline_s - time.monotonic()
+            if left_s <= 0 or failures == attempts or (store and store.local_path("x")):
                 raise
-            if not failed:
-                logger.warning(f"{error}; trying again for {deadline_s / 60:.0f} min, nothing is lost meanwhile")
-            failed = True
-            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1)))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        else:
-            if failed:
-                logger.warning(f"{store.url} is there again after {time.monotonic() - begun_s:.0f} s")
-            return result
+            if store and not warned:
+                logger.warning(f"{error}; retrying for {deadline_s / 60:.0f} min, nothing is lost meanwhile")
+                warned = True
+        # Many workers fail at the same moment: without jitter they would retry at the same moment.
+        time.sleep(min(left_s, pause_s * random.uniform(0.5, 1)))
+        pause_s = min(2 * pause_s, longest_pause_s)
+    if store and warned:
+        logger.warning(f"{store.url} is reachable again after {time.monotonic() - started_s:.0f} s")
+    return result

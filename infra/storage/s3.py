@@ -1,4 +1,4 @@
-"""Storage on S3 and on what speaks S3, by boto3."""
+"""Storage on S3 and on servers that speak its protocol, by boto3."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from infra.storage.base import Entry, Storage, check_name, folder_of, join_url
 from infra.storage.errors import StorageError
 from infra.storage.local import file_errors, new_file
+from infra.storage.retry import retry_with_backoff
 from infra.storage.s3_download import ATTEMPT_S, Download, Stalled
-from infra.storage.s3_errors import user_error
+from infra.storage.s3_errors import ConflictError, user_error
 
-CONNECT_TIMEOUT_S = 3
-READ_TIMEOUT_S = 30
-_ATTEMPTS = 5
+ATTEMPTS = 5
+CONFIG = {
+    "connect_timeout": 3,
+    "read_timeout": 30,
+    # Many stores that speak S3 reject the newer checksums; uploads carry a Content-MD5 instead.
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+"""botocore's settings for every client, of s3fs too; timeouts in s."""
+_CLIENT: dict[str, Any] = CONFIG | {
+    "max_pool_connections": 32,
+    "retries": {"mode": "adaptive", "total_max_attempts": ATTEMPTS},
+}
 # check() must answer within 10 s, the search for credentials included: 2 attempts of 2 s or 3 s and a short pause.
 _CHECK = {"connect_timeout": 2, "read_timeout": 3, "retries": {"mode": "standard", "total_max_attempts": 2}}
-# A download makes its own attempts: it goes on at the byte where the last one ended.
+# A download retries by itself, from the byte that it has reached.
 _DOWNLOAD = {"read_timeout": ATTEMPT_S, "retries": {"mode": "standard", "total_max_attempts": 1}}
-# Up to here a file is one request with a Content-MD5, above it goes up in parts.
-_MULTIPART_BYTES = 32 << 20
-_PART_BYTES = 16 << 20
-_PARTS_AT_ONCE = 8
-_MOST_PARTS = 10_000
 _WRITER = "irae-writer"
 _SHA256 = "irae-sha256"
 
@@ -58,7 +63,7 @@ class S3Storage(Storage):
         match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", url, re.DOTALL)
         if not match:
             raise StorageError(
-                f"{url!r} is not an S3 place: write s3://bucket/prefix with a bucket of 3 to 63 lower-case letters, "
+                f"{url!r} is not an S3 URL: write s3://bucket/prefix with a bucket of 3 to 63 lower-case letters, "
                 "digits, dots and hyphens"
             )
         self._bucket: str = match[1]
@@ -71,65 +76,57 @@ class S3Storage(Storage):
 
     def get(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         assert start >= 0 and (size is None or size >= 0), (start, size)
-        with self._errors(name):
+        with self.errors(name):
             if size == 0:  # a range header cannot say this
-                _client().head_object(**self._object(name))
+                s3_client().head_object(**self._object(name))
                 return b""
             content = io.BytesIO()
             self._download(name, content, start, None if size is None else start + size)
             return content.getvalue()
 
     def put(self, name: str, data: bytes | memoryview, sha256: str | None = None) -> None:
-        # S3 compares the content with the MD5, so that what it holds is what the SHA-256 beside it was made of.
+        # The server verifies the MD5, so that the stored content is the one whose SHA-256 stands beside it.
         metadata = {_SHA256: sha256} if sha256 else {}
-        with self._errors(name):
-            _client().put_object(**self._object(name), Body=bytes(data), ContentMD5=_md5(data), Metadata=metadata)
+        with self.errors(name):
+            s3_client().put_object(**self._object(name), Body=bytes(data), ContentMD5=_md5(data), Metadata=metadata)
 
     def put_new(self, name: str, data: bytes) -> bool:
         writer = uuid.uuid4().hex
         options = {"Body": data, "ContentMD5": _md5(data), "IfNoneMatch": "*", "Metadata": {_WRITER: writer}}
-        with self._errors(name):
-            for attempts_left in reversed(range(_ATTEMPTS)):
-                try:
-                    _client().put_object(**self._object(name), **options)
-                    return True
-                except _client().exceptions.ClientError as error:
-                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                    if status == 412:
-                        return self._was_written_by(name, writer)
-                    if status != 409 or not attempts_left:  # 409: another writer is at it; ask again who won
-                        raise
-        raise AssertionError("unreachable")
 
-    def put_file(self, name: str, path: Path) -> None:
-        size_bytes = path.stat().st_size
-        if size_bytes <= _MULTIPART_BYTES:
-            self.put(name, path.read_bytes())
-            return
-        with self._errors(name):
-            _upload_parts(path, size_bytes, self._object(name))
+        def put() -> bool:
+            with self.errors(name):
+                try:
+                    s3_client().put_object(**self._object(name), **options)
+                    return True
+                except s3_client().exceptions.ClientError as error:
+                    if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+                        return self._was_written_by(name, writer)
+                    raise
+
+        return retry_with_backoff(put, attempts=ATTEMPTS, retry_on=(ConflictError,), first_pause_s=0.1)
 
     def get_file(self, name: str, path: Path) -> None:
-        with file_errors(path), new_file(path) as target, self._errors(name):
+        with file_errors(path), new_file(path) as target, self.errors(name):
             self._download(name, target)
 
     def size(self, name: str) -> int | None:
         try:
-            with self._errors(name):
-                return int(_client().head_object(**self._object(name))["ContentLength"])
+            with self.errors(name):
+                return int(s3_client().head_object(**self._object(name))["ContentLength"])
         except FileNotFoundError:
             return None
 
     def sha256(self, name: str) -> str | None:
         try:
-            with self._errors(name):
-                return _client().head_object(**self._object(name))["Metadata"].get(_SHA256)
+            with self.errors(name):
+                return s3_client().head_object(**self._object(name))["Metadata"].get(_SHA256)
         except FileNotFoundError:
             return None
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         folder_of(prefix)
-        with self._errors(prefix):
+        with self.errors(prefix):
             pages = self._pages(Prefix=self._prefix + prefix)
             found = [Entry(item["Key"], item["Size"]) for page in pages for item in page.get("Contents", ())]
         # Some programs mark a folder by an empty object whose key ends in a slash.
@@ -138,56 +135,57 @@ class S3Storage(Storage):
 
     def folders(self, prefix: str = "") -> builtins.list[str]:
         folder = self._prefix + (check_name(prefix.removesuffix("/")) + "/" if prefix else "")
-        with self._errors(prefix):
+        with self.errors(prefix):
             pages = self._pages(Prefix=folder, Delimiter="/")
             found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
         return sorted(key[len(folder) : -1] for key in found)
 
     def delete(self, name: str) -> None:
-        with self._errors(name):
-            _client().delete_object(**self._object(name))
+        with self.errors(name):
+            s3_client().delete_object(**self._object(name))
 
     def sweep(self) -> None:
-        pass  # a request that is cut off leaves nothing
+        pass  # an interrupted request leaves nothing
 
     def local_path(self, name: str) -> None:
         return None
 
     def check(self) -> None:
-        with self._errors():
-            _client(quick=True).list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        with self.errors():
+            s3_client(quick=True).list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
     def _download(self, name: str, target: BinaryIO, start: int = 0, end: int | None = None) -> None:
-        place = self._object(name)
-        get_object = lambda **options: _client(download=True).get_object(**place, **options)  # noqa: E731
+        key = self._object(name)
+        get_object = lambda **options: s3_client(download=True).get_object(**key, **options)  # noqa: E731
         Download(get_object, _make_client.cache_clear, target, start, end).run()
 
     def _pages(self, **options: str) -> Any:
-        return _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **options)
+        return s3_client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **options)
 
     def _object(self, name: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_name(name)}
 
     def _was_written_by(self, name: str, writer: str) -> bool:
-        """Whether a 412 was the answer to our own retry: the first answer was lost, but the file is ours."""
+        """Whether a 412 answered botocore's retry of our own write, whose first answer was lost."""
         try:
-            with self._errors(name):
-                return bool(_client().head_object(**self._object(name))["Metadata"].get(_WRITER) == writer)
+            with self.errors(name):
+                return bool(s3_client().head_object(**self._object(name))["Metadata"].get(_WRITER) == writer)
         except FileNotFoundError:  # another writer's, deleted since
             return False
 
     @contextlib.contextmanager
-    def _errors(self, name: str = "") -> Iterator[None]:
+    def errors(self, name: str = "") -> Iterator[None]:
+        """Translate errors of boto3 and s3fs about the file into StorageError or FileNotFoundError."""
         endpoint = ""
         try:
-            endpoint = _client().meta.endpoint_url
+            endpoint = s3_client().meta.endpoint_url
             yield
-        except (StorageError, FileNotFoundError):
+        except StorageError:
             raise
         except Stalled as error:
-            place = f"{self.url}/{name}"
-            reason = error.cause and user_error(error.cause, place, self._bucket, endpoint)
-            sentence = reason or f"{place}: the S3 server {endpoint} does not send the file: look at it and the network"
+            url = f"{self.url}/{name}"
+            reason = error.cause and user_error(error.cause, url, self._bucket, endpoint)
+            sentence = reason or f"{url}: the S3 server {endpoint} does not send the file: look at it and the network"
             raise StorageError(f"{sentence} ({error})") from error.cause
         except Exception as error:
             translated = user_error(error, f"{self.url}/{name}".rstrip("/"), self._bucket, endpoint)
@@ -196,60 +194,31 @@ class S3Storage(Storage):
             raise translated from error
 
 
-def _client(quick: bool = False, download: bool = False) -> Any:
-    """The client of this process for the AWS variables of now; made anew after a fork and when one has changed."""
-    # A hash, so that no secret stands in a local variable that a traceback may show.
-    aws_variables = hash(frozenset(item for item in os.environ.items() if item[0].startswith("AWS_")))
+def s3_client(quick: bool = False, download: bool = False) -> Any:
+    """The boto3 client of this process for the present AWS variables; a new one after a fork or a change of them."""
     with _making:  # sixteen threads that each make one take seconds
-        return _make_client(os.getpid(), aws_variables, quick, download)
+        return _make_client(client_key(), quick, download)
+
+
+def client_key() -> tuple[int, int]:
+    """Process and AWS variables for which a client is valid. Hashed, since tracebacks may show local variables."""
+    return os.getpid(), hash(frozenset(item for item in os.environ.items() if item[0].startswith("AWS_")))
 
 
 @functools.lru_cache(maxsize=8)
-def _make_client(pid: int, aws_variables: int, quick: bool, download: bool) -> Any:
+def _make_client(key: tuple[int, int], quick: bool, download: bool) -> Any:
     try:
         import boto3
         from botocore.config import Config
     except ImportError as error:
-        raise StorageError("s3:// places need boto3: pip install 'irae-pipeline[s3]'") from error
-    defaults = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": READ_TIMEOUT_S,
-        "retries": {"mode": "adaptive", "total_max_attempts": _ATTEMPTS},
-        "max_pool_connections": 32,
-        # Many stores that speak S3 reject the newer checksums; uploads carry a Content-MD5 instead.
-        "request_checksum_calculation": "when_required",
-        "response_checksum_validation": "when_required",
-    }
-    options = defaults | (_CHECK if quick else {}) | (_DOWNLOAD if download else {})
+        raise StorageError("s3:// URLs need boto3: pip install 'irae-pipeline[s3]'") from error
+    options = _CLIENT | (_CHECK if quick else {}) | (_DOWNLOAD if download else {})
     try:
         return boto3.session.Session().client("s3", config=Config(**options))
     except ValueError as error:
         if not str(error).startswith("Invalid endpoint"):
             raise
         raise StorageError(f"{error}: AWS_ENDPOINT_URL must look like http://127.0.0.1:8333") from error
-
-
-def _upload_parts(path: Path, size_bytes: int, place: dict[str, str]) -> None:
-    """Upload a large file. By hand, because boto3's own way sends no checksum that every server verifies."""
-    client = _client()
-    part_bytes = max(_PART_BYTES, -(-size_bytes // _MOST_PARTS))
-    upload = place | {"UploadId": client.create_multipart_upload(**place)["UploadId"]}
-
-    def send(number: int) -> dict[str, Any]:
-        with open(path, "rb") as source:
-            source.seek((number - 1) * part_bytes)
-            data = source.read(part_bytes)
-        answer = client.upload_part(**upload, PartNumber=number, Body=data, ContentMD5=_md5(data))
-        return {"PartNumber": number, "ETag": answer["ETag"]}
-
-    try:
-        with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
-            sent = list(threads.map(send, range(1, -(-size_bytes // part_bytes) + 1)))
-        client.complete_multipart_upload(**upload, MultipartUpload={"Parts": sent})
-    except BaseException:
-        with contextlib.suppress(Exception):  # what went wrong first is what matters
-            client.abort_multipart_upload(**upload)
-        raise
 
 
 def _md5(data: bytes | memoryview) -> str:

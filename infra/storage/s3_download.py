@@ -1,35 +1,44 @@
-"""An object's bytes over a bad connection: every break is mended at the byte where it happened, for a bounded time."""
+"""Download of one S3 object over a bad connection: resumed at the byte where it broke, with bounded stalls."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from infra.storage.retry import retry_with_backoff
+
 STALL_S = 20.0
-"""A download that brings less than PROGRESS_BYTES in this time is given up."""
+"""Time after which a download without progress fails."""
 PROGRESS_BYTES = 256 << 10
+"""Bytes that count as progress."""
 ATTEMPT_S = 5.0
-"""A connection that brings less than PROGRESS_BYTES in this time is replaced by a new one."""
+"""Time after which a connection without progress is replaced by a new one."""
 _CHUNK_BYTES = 256 << 10
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 3.0
 _TEMPORARY_CODES = ("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "RequestLimitExceeded")
 _EXPIRED_CODES = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 
 
 class Stalled(Exception):
-    """A download was given up; `cause` is the last error, None when bytes came, but too slowly."""
+    """A download that made no progress for STALL_S; `cause` is the last error, None when bytes came, but too slowly."""
 
     def __init__(self, sentence: str, cause: Exception | None) -> None:
         super().__init__(sentence)
         self.cause = cause
 
 
+class _Interrupted(Exception):
+    """An attempt that failed or stopped early, by the error `cause` if there was one; another one may succeed."""
+
+    def __init__(self, answer: str, cause: Exception | None = None) -> None:
+        super().__init__(answer)
+        self.cause = cause
+
+
 class Download:
     """The bytes [start, end) of one object, written to `target`; `end` None is the object's end.
 
-    get_object: asks the store; is given Range and IfMatch, so that no two versions of an object are mixed.
+    get_object: requests the object; is passed Range and IfMatch, so that no two versions of an object are mixed.
     renew: called when the credentials have expired, so that the next request looks for new ones.
     """
 
@@ -42,70 +51,62 @@ class Download:
         end: int | None = None,
     ) -> None:
         self.get_object, self.renew, self.target = get_object, renew, target
-        self.at, self.end = start, end
+        self.position, self.end = start, end
         self.etag: str | None = None
         self.total: int | None = None
-        self._attempts = 0
+        self.attempts = 0
 
     def run(self) -> None:
         """Raises Stalled after STALL_S without progress, boto3's own error when another attempt would not help."""
+        try:
+            retry_with_backoff(
+                self._attempt,
+                deadline_s=STALL_S,
+                retry_on=(_Interrupted,),
+                first_pause_s=0.2,
+                longest_pause_s=4.0,
+                progress=lambda: self.position // PROGRESS_BYTES,
+            )
+        except _Interrupted as error:
+            of = "" if self.total is None else f" of {self.total}"
+            where = f"stopped at byte {self.position}{of} after {self.attempts} attempts"
+            raise Stalled(f"{where}, the last answer was {error}", error.cause) from error
+
+    def _attempt(self) -> None:
+        """One request for the bytes from `position` on."""
         from botocore.exceptions import ClientError, HTTPClientError
         from urllib3.exceptions import HTTPError
 
-        self._progress()
-        while True:
-            cause: Exception | None = None
-            try:
-                answer = self._attempt()
-                if self.at == self.total:
-                    return
-            except ClientError as error:
-                if past_the_end(error):
-                    return
-                if not self._temporary(error):
+        self.attempts += 1
+        try:
+            self._receive()
+        except ClientError as error:
+            if not past_the_end(error):
+                if not self._is_temporary(error):
                     raise
-                cause, answer = error, _answer(error)
-            except (HTTPClientError, HTTPError) as error:  # before the answer came; in the middle of it
-                cause, answer = error, type(error).__name__
-            self._wait(answer, cause)
+                raise _Interrupted(_answer(error), error) from error
+        except (HTTPClientError, HTTPError) as error:  # before the answer; in the middle of it
+            raise _Interrupted(type(error).__name__, error) from error
 
-    def _attempt(self) -> str:
-        """One request from here on; how it ended."""
-        self._attempts += 1
+    def _receive(self) -> None:
         last = "" if self.end is None else self.end - 1
-        options = {} if self.at == 0 and self.end is None else {"Range": f"bytes={self.at}-{last}"}
+        options = {} if self.position == 0 and self.end is None else {"Range": f"bytes={self.position}-{last}"}
         if self.etag:
             options["IfMatch"] = self.etag
         answer = self.get_object(**options)
-        self.etag, self.total = answer["ETag"], self.at + answer["ContentLength"]
-        began_at, began = self.at, time.monotonic()
+        self.etag, self.total = answer["ETag"], self.position + answer["ContentLength"]
+        progressed_at, progressed_s = self.position, time.monotonic()
         for chunk in _chunks(answer["Body"]):
             self.target.write(chunk)
-            self.at += len(chunk)
-            now = time.monotonic()
-            if self.at - self._progress_at >= PROGRESS_BYTES:
-                self._progress()
-            if self.at - began_at >= PROGRESS_BYTES:
-                began_at, began = self.at, now
-            elif now - began > ATTEMPT_S:
-                return "bytes that came too slowly"
-        return "a body that ended early"
+            self.position += len(chunk)
+            if self.position - progressed_at >= PROGRESS_BYTES:
+                progressed_at, progressed_s = self.position, time.monotonic()
+            elif time.monotonic() - progressed_s > ATTEMPT_S:
+                raise _Interrupted("bytes that came too slowly")
+        if self.position < self.total:
+            raise _Interrupted("a body that ended early")
 
-    def _progress(self) -> None:
-        self._progress_at, self._progress_s = self.at, time.monotonic()
-        self._pause_s = _FIRST_PAUSE_S
-
-    def _wait(self, answer: str, cause: Exception | None) -> None:
-        left_s = self._progress_s + STALL_S - time.monotonic()
-        if left_s <= 0:
-            of = "" if self.total is None else f" of {self.total}"
-            sentence = f"stopped at byte {self.at}{of} after {self._attempts} attempts, the last answer was {answer}"
-            raise Stalled(sentence, cause)
-        # Many workers meet one trouble at one moment: without jitter they would come back together.
-        time.sleep(min(left_s, self._pause_s * random.uniform(0.5, 1.5)))
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-
-    def _temporary(self, error: Any) -> bool:
+    def _is_temporary(self, error: Any) -> bool:
         code = error.response.get("Error", {}).get("Code", "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in _EXPIRED_CODES:
@@ -120,10 +121,10 @@ def past_the_end(error: Any) -> bool:
 
 
 def _chunks(body: Any) -> Iterator[bytes]:
-    """What has arrived, as it arrives: `body.read(n)` would wait for n bytes however slowly they trickle."""
+    """The body as it arrives. botocore's public `read(n)` waits for n bytes, however slowly they trickle; urllib3's
+    response below it has `read1`, but botocore no public name for that response."""
     try:
-        read = getattr(body._raw_stream, "read1", body._raw_stream.read)  # urllib3 1 has no read1
-        while chunk := read(_CHUNK_BYTES):
+        while chunk := body._raw_stream.read1(_CHUNK_BYTES):
             yield chunk
     finally:
         body.close()

@@ -51,7 +51,7 @@ class TensorBoardWriter:
         if self.writer:
             self.writer.flush()
             for path in self._folder.iterdir():
-                self.store.put_file(path.name, path)
+                self.store.put(path.name, path.read_bytes())
 
 
 def _end(writer: Any, folder: Path) -> None:

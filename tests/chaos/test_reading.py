@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from infra.local_s3.server import LocalS3
-from infra.storage import StorageError, open_storage, s3_download
+from infra.storage import StorageError, open_storage, retry, s3_download
 from infra.storage import s3 as s3_storage
 from irae.config import IRAEConfig
 from pipeline.config.train import TrainConfig
@@ -124,7 +125,7 @@ def test_a_body_goes_on_where_it_broke(
     name = data.shards[0]["name"]
     starts: list[int] = []
     ask = s3_download.Download._attempt
-    monkeypatch.setattr(s3_download.Download, "_attempt", lambda self: starts.append(self.at) or ask(self))
+    monkeypatch.setattr(s3_download.Download, "_attempt", lambda self: starts.append(self.position) or ask(self))
     with FaultProxy(s3_server.endpoint, kinds=["reset"], share=1.0, most=3) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         data.store.get_file(name, tmp_path / "shard")
@@ -133,14 +134,13 @@ def test_a_body_goes_on_where_it_broke(
 
 def in_the_first_pause(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
     """Do something between the first attempt of a download and the second."""
-    wait, actions = s3_download.Download._wait, [action]
+    actions = [action]
 
-    def act_and_wait(self: s3_download.Download, *arguments: Any) -> None:
+    def act(pause_s: float) -> None:
         if actions:
             actions.pop()()
-        wait(self, *arguments)
 
-    monkeypatch.setattr(s3_download.Download, "_wait", act_and_wait)
+    monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=time.monotonic, sleep=act))
 
 
 def test_two_versions_of_a_file_are_not_mixed(
@@ -279,10 +279,9 @@ def test_killed_twenty_times(data: Dataset, tmp_path: Path) -> None:
 def train_rank(rank: int, config: TrainConfig, folder: Path, environment: dict[str, str]) -> None:
     import torch
 
-    from infra.storage import retry as patience
     from pipeline.train.loop import train
 
-    patience.RETRY_DEADLINE_S = 2.0
+    retry.RETRY_DEADLINE_S = 2.0
     os.environ |= environment | {"IRAE_CACHE": str(folder / f"cache{rank}")}
     s3_download.STALL_S, s3_download.ATTEMPT_S, s3_storage._DOWNLOAD["read_timeout"] = 3.0, 1.0, 1
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from infra.local_s3 import seaweedfs as weed
+from infra.local_s3 import seaweedfs
 from infra.local_s3.server import LocalS3
 from pipeline.train import ray_messages as messages
 from pipeline.train import watchdog as watch
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
     """An S3 server of our own, to be killed, at a port that nobody takes while it is away, not even a Ray worker."""
     pytest.importorskip("boto3")
-    monkeypatch.setattr(weed, "PREFERRED_S3_PORT", random.SystemRandom().randrange(20_000, 22_000))
+    monkeypatch.setattr(seaweedfs, "PREFERRED_S3_PORT", random.SystemRandom().randrange(20_000, 22_000))
     server = LocalS3(tmp_path / "s3")
     server.start()
     for name, value in server.env().items():

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local_s3 import seaweedfs as weed
+from infra.local_s3 import seaweedfs
 from infra.local_s3.server import LocalS3
 from infra.storage import StorageError, open_storage
 
@@ -131,16 +131,16 @@ def test_servers_that_start_at_once_stay_apart(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_port_taken_at_the_last_moment(server: LocalS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = weed.choose_ports({})["s3"]
+    taken = seaweedfs.choose_ports({})["s3"]
     looked: list[int] = []
 
     def look_too_early_once(port: int) -> bool:
         looked.append(port)
         return len(looked) == 1 or look(port)
 
-    look = weed._is_free
-    monkeypatch.setattr(weed, "_is_free", look_too_early_once)
-    monkeypatch.setattr(weed, "PREFERRED_S3_PORT", taken)
+    look = seaweedfs._is_free
+    monkeypatch.setattr(seaweedfs, "_is_free", look_too_early_once)
+    monkeypatch.setattr(seaweedfs, "PREFERRED_S3_PORT", taken)
     with socket.socket() as other:
         other.bind(("127.0.0.1", taken))
         server.start()
@@ -223,7 +223,7 @@ def test_what_a_user_can_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(StorageError, match=r"irae-pipeline\[local-s3\]"):
-        weed.program()
+        seaweedfs.program()
 
 
 def test_a_bucket_with_a_bad_name(s3_server: LocalS3) -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import pickle
 import re
 import signal
-import socket
-import socketserver
 import subprocess
 import sys
 import threading
 import time
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,11 +24,11 @@ from hypothesis import strategies as st
 
 from infra.local_s3.server import LocalS3
 from infra.storage import Entry, Storage, StorageError, check_name, join_url, open_storage
+from tests.support.tcp_proxy import TcpProxy
 
 SHARED_PLACE = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-POLL_S = 0.01
 
 
 def _is_name(text: str) -> bool:
@@ -105,8 +101,6 @@ def test_what_is_absent(store_url: str, tmp_path: Path) -> None:
         assert store.size(name) is None
         store.delete(name)
     assert not list(tmp_path.glob("download/*"))
-    with pytest.raises(FileNotFoundError):
-        store.put_file("new", tmp_path / "absent")
     assert store.list() == [Entry("folder/file", 1)]
     assert store.at("elsewhere").list() == [] == store.at("elsewhere").folders()
 
@@ -172,11 +166,10 @@ def test_a_killed_download_leaves_the_old_or_the_new(store_url: str, tmp_path: P
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1_000_001, (32 << 20) + 12_345])
-def test_files_of_any_size_go_up_and_come_down(store_url: str, tmp_path: Path, size_bytes: int) -> None:
+def test_files_of_any_size_come_down(store_url: str, tmp_path: Path, size_bytes: int) -> None:
     store = open_storage(store_url)
     data = os.urandom(size_bytes)
-    (tmp_path / "up").write_bytes(data)
-    store.put_file("folder/file", tmp_path / "up")
+    store.put("folder/file", data)
     store.get_file("folder/file", tmp_path / "below" / "down")
     assert (tmp_path / "below" / "down").read_bytes() == data == store.get("folder/file")
     assert os.listdir(tmp_path / "below") == ["down"]
@@ -237,7 +230,7 @@ def test_marks_of_folders_are_no_files(s3_url: str) -> None:
 
     bucket, prefix = s3_url.removeprefix("s3://").split("/")
     for key in (f"{prefix}/", f"{prefix}/folder/"):  # as web consoles make them
-        s3_storage._client().put_object(Bucket=bucket, Key=key, Body=b"")
+        s3_storage.s3_client().put_object(Bucket=bucket, Key=key, Body=b"")
     store = open_storage(s3_url)
     store.put("folder/file", b"x")
     assert store.list() == store.list("folder/") == [Entry("folder/file", 1)]
@@ -288,49 +281,15 @@ def test_an_upload_that_fails_leaves_nothing(tmp_path: Path) -> None:
 # ---- a bad connection
 
 
-class Proxy(socketserver.ThreadingTCPServer):
-    """Passes bytes on to a server; the two functions may change them, or close the connection by giving None."""
-
-    daemon_threads = True
-
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(("127.0.0.1", 0), None)  # type: ignore[arg-type]
-        self.server_port = int(endpoint.rpartition(":")[2])
-        self.request_fault: Callable[[bytes], bytes | None] = lambda data: data
-        self.answer_fault: Callable[[bytes], bytes | None] = lambda data: data
-        threading.Thread(target=self.serve_forever, args=[POLL_S], daemon=True).start()
-
-    def finish_request(self, request: Any, client_address: object) -> None:
-        with socket.create_connection(("127.0.0.1", self.server_port)) as server:
-            ways = [
-                (request, server, lambda data: self.request_fault(data)),
-                (server, request, lambda data: self.answer_fault(data)),
-            ]
-            threads = [threading.Thread(target=self._pass_on, args=way) for way in ways]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-
-    @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket, fault: Callable[[bytes], bytes | None]) -> None:
-        with contextlib.suppress(OSError):
-            while (data := source.recv(1 << 16)) and (changed := fault(data)) is not None:
-                target.sendall(changed)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.fixture
-def proxy(s3_server: LocalS3, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with Proxy(s3_server.endpoint) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+def proxy(s3_server: LocalS3, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
+    with TcpProxy(s3_server.endpoint) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         yield server
         server.shutdown()
 
 
-def test_a_writer_whose_answer_was_lost_still_knows_that_it_won(proxy: Proxy, s3_url: str) -> None:
+def test_a_writer_whose_answer_was_lost_still_knows_that_it_won(proxy: TcpProxy, s3_url: str) -> None:
     answers: list[bytes] = []
 
     def lose_first(data: bytes) -> bytes | None:
@@ -345,7 +304,7 @@ def test_a_writer_whose_answer_was_lost_still_knows_that_it_won(proxy: Proxy, s3
     assert not open_storage(s3_url).put_new("claim", b"mine")
 
 
-def test_a_body_cut_off_is_read_again(proxy: Proxy, s3_url: str, tmp_path: Path) -> None:
+def test_a_body_cut_off_is_read_again(proxy: TcpProxy, s3_url: str, tmp_path: Path) -> None:
     data = os.urandom(3_000_000)
     open_storage(s3_url).put("file", data)
     passed: list[int] = []
@@ -367,12 +326,11 @@ def _download(url: str, path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("size_bytes", [100_000, 33 << 20])
-def test_a_corrupted_upload_is_seen(proxy: Proxy, s3_url: str, tmp_path: Path, size_bytes: int) -> None:
+def test_a_corrupted_upload_is_refused(proxy: TcpProxy, s3_url: str, size_bytes: int) -> None:
     def flip(chunk: bytes) -> bytes:
         return chunk[:-1] + bytes([chunk[-1] ^ 1]) if len(chunk) > 10_000 else chunk
 
-    (tmp_path / "file").write_bytes(bytes(size_bytes))
     proxy.request_fault = flip
     with pytest.raises(StorageError, match=re.escape(s3_url)):
-        open_storage(s3_url).put_file("file", tmp_path / "file")
+        open_storage(s3_url).put("file", bytes(size_bytes))
     assert open_storage(s3_url).list() == []

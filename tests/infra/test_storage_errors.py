@@ -91,9 +91,9 @@ def test_an_endpoint_that_never_answers(s3_url: str, monkeypatch: pytest.MonkeyP
                 silent.accept()[0].close()
                 attempts += 1
     assert "ReadTimeoutError" in message and "AWS_ENDPOINT_URL" in message
-    from infra.storage.s3 import _client
+    from infra.storage.s3 import s3_client
 
-    config = _client(quick=True).meta.config
+    config = s3_client(quick=True).meta.config
     pause_s = 1  # at most, before the second attempt
     assert attempts * max(config.connect_timeout, config.read_timeout) + pause_s < 10
 
@@ -149,7 +149,7 @@ def test_s3_without_boto3_names_the_extra() -> None:
     program = (
         "import sys; sys.modules['boto3'] = None\n"
         "from infra.storage import open_storage, StorageError\n"
-        "assert not {'botocore', 'pyarrow'} & set(sys.modules), 'importing infra.storage must be cheap'\n"
+        "assert not {'botocore', 'pyarrow', 'fsspec'} & set(sys.modules), 'importing infra.storage must be cheap'\n"
         "try: open_storage('s3://bucket/x').check()\n"
         "except StorageError as error: print(error)\n"
     )

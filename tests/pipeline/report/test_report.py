@@ -265,7 +265,7 @@ def test_a_run_on_s3_gives_the_same_page(store: Path, s3_url: str) -> None:
     remote = open_storage(s3_url)
     for file in (store / "runs/irae").rglob("*"):
         if file.is_file() and "checkpoints" not in file.parts:
-            remote.put_file(file.relative_to(store / "runs/irae").as_posix(), file)
+            remote.put(file.relative_to(store / "runs/irae").as_posix(), file.read_bytes())
     report(ReportConfig(runs=(s3_url,), out=f"{s3_url}/report.html"))
     make_page("irae")
     pages = remote.get("report.html").decode(), Path("report.html").read_text()

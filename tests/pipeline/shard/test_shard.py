@@ -263,7 +263,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     if ended.returncode == 99 or "unshare:" in ended.stderr:
         pytest.skip("needs the right to mount a small disk")
     assert "exit code 2" in ended.stdout and "dataset.json\n" not in ended.stdout.split("data set ")[1]
-    assert re.search(r"^error: no space left for \S+: free some, or choose another place$", ended.stderr, re.MULTILINE)
+    assert re.search(r"^error: no space left for \S+: free some, or choose another disk$", ended.stderr, re.MULTILINE)
     assert ".tmp-" not in ended.stdout
     assert contents(open_storage(tmp_path / "copy")) == undisturbed, ended.stderr
 
