@@ -25,29 +25,15 @@ from hypothesis import strategies as st
 
 from infra.storage import Storage, UserError, open_storage
 from sharding import Dataset, Loader, ShardReader
-from sharding.dataset import publish
 from sharding.read import cache as cache_module
 from sharding.read.cache import Cache
-from sharding.sources.synthetic import Synthetic
-from sharding.write.degrade import parse_degradations
-from sharding.write.pack import SampleSpec, pack_shard
-from sharding.write.plan import make_plan
 from tests.support import ROOT
+from tests.support.datasets import build, upload
+from tests.support.sharding import partial_files
 
 FIELDS = ("clean", "jpeg10", "mask_box")
 SHARED_FOLDER = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PAGE = ROOT / "docs" / "reading.md"
-
-
-def build(url: str, train: int = 50, per_shard: int = 7, size: int = 16, degrade: tuple[str, ...] = ()) -> Dataset:
-    """A data set with `train` training images, in shards of `per_shard`."""
-    source = Synthetic(count_train=train, count_val=5, count_test=0, size=size)
-    spec = SampleSpec(degradations=tuple(parse_degradations(degrade)))
-    plan = make_plan(source.images(), {}, 0, per_shard)
-    store = open_storage(url)
-    records = [pack_shard(source, shard, spec, store) for shard in plan.shards]
-    publish(store, records, {"name": "synthetic", "bits": 8, "image_size": size}, spec.fields)
-    return Dataset.open(store)
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +45,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def remote(local: Dataset, s3_url: str) -> Dataset:
     """The same data set on S3."""
     return upload(Path(local.store.url), s3_url)
-
-
-def upload(folder: Path, url: str) -> Dataset:
-    store = open_storage(url)
-    for path in folder.iterdir():
-        if path.is_file():
-            store.put(path.name, path.read_bytes())
-    return Dataset.open(store)
 
 
 def from_tars(dataset: Dataset, split: str) -> dict[str, dict[str, np.ndarray]]:
@@ -224,15 +202,6 @@ def test_the_code_of_the_documentation(local: Dataset, tmp_path: Path, monkeypat
 # ---- the cache
 
 
-def files_in(folder: Path) -> list[str]:
-    """Files of the cache apart from shards and locks."""
-    return sorted(
-        path.name
-        for path in folder.rglob("*")
-        if path.is_file() and not {".tar", "locks"} & {path.suffix, path.parent.name}
-    )
-
-
 def cached_bytes(folder: Path) -> int:
     total = 0
     for path in folder.glob("*.tar"):
@@ -289,7 +258,7 @@ def test_of_many_threads_and_caches_one_fetches(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert found == [100 * ord("x")] * 8 and len(fetched) == 1
-    assert not files_in(tmp_path)
+    assert not partial_files(tmp_path)
 
 
 def test_after_a_failure_the_next_waiting_process_fetches(tmp_path: Path) -> None:
@@ -314,7 +283,7 @@ def test_after_a_failure_the_next_waiting_process_fetches(tmp_path: Path) -> Non
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["294", "294", "the store is gone"] and next(attempts) == 2
-    assert not files_in(tmp_path)
+    assert not partial_files(tmp_path)
 
 
 def test_a_process_that_receives_nothing_is_not_waited_for_without_end(
@@ -375,7 +344,7 @@ def test_killed_while_fetching(tmp_path: Path) -> None:
     (tmp_path / "left.tar.77.part").mkdir()
     (tmp_path / "left.tar.77.part" / ".tmp-x").write_bytes(b"half")
     cache = Cache(tmp_path, 10**6)
-    assert not files_in(tmp_path) and not list(tmp_path.glob("*.part"))
+    assert not partial_files(tmp_path) and not list(tmp_path.glob("*.part"))
     assert cache.map("a.tar", 100_000, lambda path: path.write_bytes(b"y" * 100_000) and None).sum() == 12_100_000
 
 
@@ -412,7 +381,7 @@ def test_a_shard_that_arrives_damaged_is_fetched_once_more(remote: Dataset, tmp_
                 reader.read([0])
             assert len(reader.read([0]).keys) == 1, "a failure is not remembered"
         assert store.downloads == times + 1
-        assert not files_in(tmp_path / str(times))
+        assert not partial_files(tmp_path / str(times))
 
 
 def test_damage_on_a_local_store(local: Dataset, tmp_path: Path) -> None:

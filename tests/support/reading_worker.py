@@ -1,4 +1,4 @@
-"""A rank that reads without training: python reading_worker.py URL CACHE OUT GENERATION RANK WORLD_SIZE STEPS.
+"""A rank that reads without training, `-m tests.support.reading_worker URL CACHE OUT GENERATION RANK WORLD_SIZE STEPS`.
 
 A step is consumed when rank 0 has its keys from all ranks and commits the loader's state to OUT/state.json.
 OUT/consumed/STEP holds the keys of a step in the order of the ranks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from infra.storage import Storage
 from sharding.dataset import publish
@@ -52,6 +53,12 @@ def shard(*arguments: str, **environment: str) -> tuple[int, str, str]:
     process = start(*arguments, **environment)
     out, err = process.communicate(timeout=200)
     return process.returncode, out, err
+
+
+def partial_files(cache: Path) -> list[str]:
+    """Files of a cache folder other than shards and locks."""
+    files = (path for path in cache.rglob("*") if path.is_file() and path.parent.name != "locks")
+    return sorted(path.name for path in files if path.suffix != ".tar")
 
 
 def contents(store: Storage) -> dict[str, bytes]:

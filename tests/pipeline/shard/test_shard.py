@@ -82,7 +82,7 @@ def test_the_default_number_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path
 # ---- running again
 
 
-def test_a_second_run_touches_nothing(undisturbed: dict[str, bytes], tmp_path: Path, capsys: Any) -> None:
+def test_a_second_run_writes_nothing(undisturbed: dict[str, bytes], tmp_path: Path, capsys: Any) -> None:
     main(config(tmp_path))
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     main(config(tmp_path))
@@ -185,7 +185,7 @@ def test_fixed_images_finish_a_refused_run(tmp_path: Path) -> None:
     assert contents(open_storage(tmp_path / "out")) == contents(open_storage(tmp_path / "expected"))
 
 
-def test_a_dry_run_touches_nothing(tmp_path: Path, capsys: Any) -> None:
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: Any) -> None:
     main(config(tmp_path / "out", dry_run=True))
     assert '"jpeg:40"' in capsys.readouterr().out and not (tmp_path / "out").exists()
 
@@ -199,15 +199,15 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- two at once, and trouble
+# ---- two at once, and faults
 
 
 def test_of_two_runs_at_once_exactly_one_continues(store_url: str) -> None:
     arguments = ["--train-images", "2000", "--out", store_url, "--images-per-shard", "200"]
     runs = [start(*arguments) for _ in range(2)]
-    ended = [(*run.communicate(timeout=200), run.returncode) for run in runs]
-    (_, err, lost), (_, _, won) = sorted(ended, key=lambda end: -end[2])
-    assert (won, lost) == (0, 2), ended
+    results = [(*run.communicate(timeout=200), run.returncode) for run in runs]
+    (_, err, lost), (_, _, won) = sorted(results, key=lambda end: -end[2])
+    assert (won, lost) == (0, 2), results
     assert re.search(rf"error: another run is at work on {re.escape(store_url)} \(process \d+ on ", err)
     assert verify(open_storage(store_url)).problems == []
 
@@ -217,10 +217,12 @@ def every_request(method: str, path: str) -> bool:
 
 
 @pytest.mark.parametrize("kinds", [("500", "503"), ("cut_request", "reset")])
-def test_trouble_with_s3_changes_no_byte(
+def test_faults_of_s3_change_no_byte(
     s3_server: LocalS3, s3_url: str, kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with FaultProxy(s3_server.endpoint, kinds=kinds, share=0.2, seed=3, most_in_a_row=3, spoils=every_request) as proxy:
+    with FaultProxy(
+        s3_server.endpoint, kinds=kinds, share=0.2, seed=3, max_consecutive=3, affects=every_request
+    ) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         main(config(s3_url, images_per_shard=12))
         assert proxy.injected.total() > 5
@@ -232,7 +234,7 @@ def test_trouble_with_s3_changes_no_byte(
 def test_unreachable_s3_is_one_sentence_and_the_same_command_resumes(
     undisturbed: dict[str, bytes], s3_server: LocalS3, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with FaultProxy(s3_server.endpoint, kinds=["503"], share=0.0, spoils=every_request) as proxy:
+    with FaultProxy(s3_server.endpoint, kinds=["503"], share=0.0, affects=every_request) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         main(config(s3_url))
         open_storage(s3_url).delete("dataset.json")
