@@ -1,4 +1,4 @@
-"""The error for what a caller of irae can mend."""
+"""The error for what a caller of irae can fix."""
 
 from __future__ import annotations
 

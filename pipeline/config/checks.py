@@ -6,7 +6,7 @@ from infra.storage.errors import UserError
 from irae.errors import IRAEError
 
 USER_ERRORS = (UserError, IRAEError)
-"""What a user can mend; everything else keeps its traceback."""
+"""Errors that a user can fix; everything else keeps its traceback."""
 
 
 def raise_problems(problems: list[str]) -> None:

@@ -20,7 +20,7 @@ class Task:
     """A restoration task and its strength."""
 
     kind: Annotated[TaskKind, tyro.conf.arg(name="task")] = "noise"
-    """Degradation to restore: noise, drawn anew in each epoch; jpeg, inpaint: stored by `pipeline.shard --degrade`."""
+    """Degradation to restore: noise, drawn in each epoch; jpeg, inpaint: stored by `pipeline.shard --degrade`."""
     sigma_255: Sigma = 25.0
     """noise: sigma in units of 1/255, or blind (uniform in 0 to 55 for each image)."""
     jpeg_quality: int = 10

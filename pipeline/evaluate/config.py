@@ -1,7 +1,4 @@
-"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
-
-No heavy import here: `--help` prints from these classes in a fraction of a second.
-"""
+"""Options of `pipeline.evaluate`."""
 
 from __future__ import annotations
 
@@ -19,29 +16,29 @@ class EvaluateConfig:
     run: str | None = None
     """URL or name of the run. Default: the only one below IRAE_STORE/runs."""
     data: str | None = None
-    """URL of the data set. Default: the one that the run was trained on."""
+    """URL or name of the data set. Default: the one that the run was trained on."""
     split: Literal["train", "val", "test"] = "test"
-    """Its part that is evaluated."""
+    """Evaluated split."""
     protocol: Literal["standard", "released"] = "standard"
     """released: images of 5 bits with dequantisation noise, as in the paper's tables. Figures of the two cannot be
     compared."""
     sigma_255: Sigma | None = None
-    """noise: its strength. Default: the run's."""
+    """noise: sigma in units of 1/255, or blind. Default: the run's."""
     checkpoint: str = "best"
     """best, last, or a checkpoint's name."""
     images: int = 0
-    """Evaluate the first so many images of the split, which lie in random order. 0: all."""
+    """Evaluated images, the first of the split, which is in random order. 0: all."""
     batch: int = 32
-    """Images at once."""
+    """Batch size."""
     seed: int = 0
-    """Decides the noise, with each image's key."""
+    """Seed of the noise, together with each image's key."""
     examples: int = 4
-    """The first so many images are kept as PNG files, clean, degraded and restored; besides them the one that was
-    restored best, the median and the worst. 0: none."""
+    """Example images that are kept as PNG files (clean, degraded, restored): the first of the split, besides the one
+    that was restored best, the median and the worst. 0: none."""
     keep: tuple[str, ...] = ()
-    """Keys of more images that are kept, such as those that another run restored best and worst."""
+    """Keys of further example images, such as those that another run restored best and worst."""
     out: str | None = None
-    """URL where the results go. Default: evaluations/ in the run's folder."""
+    """URL of the results. Default: evaluations/ in the run's folder."""
     dry_run: bool = False
     """Print what would be done and touch nothing."""
 

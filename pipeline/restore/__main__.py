@@ -1,4 +1,4 @@
-"""`python -m pipeline.restore IN OUT`: restore one picture, or a folder of them, with a trained run."""
+"""`python -m pipeline.restore IN OUT`: restore one image, or a folder of them, with a trained run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
-
-No heavy import here: `--help` prints from these classes in a fraction of a second.
-"""
+"""Options of `pipeline.restore`."""
 
 from __future__ import annotations
 
@@ -14,24 +11,24 @@ from pipeline.config.checks import check_minimum, raise_problems
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    """Restore a picture, or a folder of pictures, with a trained run."""
+    """Restore an image, or a folder of images, with a trained run."""
 
     source: PositionalPath
-    """Picture or folder of pictures: PNG, JPEG, WebP; any size."""
+    """DecodedImage or folder of images: PNG, JPEG, WebP; any size."""
     target: PositionalPath
-    """Where the restored ones go."""
+    """File or folder of the results."""
     run: str | None = None
     """URL or name of the run. Default: the only one below IRAE_STORE/runs."""
     checkpoint: str = "best"
     """best, last, or a checkpoint's name."""
     sigma_255: float | None = None
-    """Noise of the pictures in units of 1/255, for a system that must be told (ffdnet). Default: the run's."""
+    """Noise of the images in units of 1/255, for a model with a noise map (ffdnet). Default: the run's."""
     tile: int | None = None
-    """Side of the tiles that a picture is cut into, px. Default: the largest that fits the free memory."""
+    """Side of the tiles that a large image is cut into, px. Default: the largest that fits the free memory."""
     overlap: int = 64
     """Pixels that neighbouring tiles share."""
     metrics: Path | None = None
-    """Where metrics.json is written. Default: into the target folder; none for a single picture."""
+    """Path of metrics.json. Default: in the target folder; none for a single image."""
     dry_run: bool = False
     """Print what would be done and touch nothing."""
 

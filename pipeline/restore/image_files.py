@@ -1,4 +1,4 @@
-"""Picture files in and out of `python -m pipeline.restore`: PNG, JPEG and WebP, and which file becomes which.
+"""DecodedImage files in and out of `python -m pipeline.restore`: PNG, JPEG and WebP, and which file becomes which.
 
 Pixels are uint8, rows first, upright: the EXIF orientation is applied on reading and not written again. Of the metadata
 only the ICC colour profile is copied; EXIF (orientation, place, camera), XMP, text and thumbnails are left behind.
@@ -21,9 +21,9 @@ from PIL import Image, UnidentifiedImageError
 from infra.storage import UserError
 
 MAX_PIXELS = 2**29
-"""Largest picture read, about 23,000 x 23,000: beyond it a few bytes of file could ask for all of the memory."""
+"""Largest image read, about 23,000 x 23,000: beyond it a few bytes of file could ask for all of the memory."""
 
-# Pillow's own limit refuses honest panoramas from 179 million pixels on; read_picture checks MAX_PIXELS instead.
+# Pillow's own limit refuses honest panoramas from 179 million pixels on; read_image checks MAX_PIXELS instead.
 Image.MAX_IMAGE_PIXELS = None
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -47,8 +47,8 @@ _UPRIGHT = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One decoded picture file."""
+class DecodedImage:
+    """One decoded image file."""
 
     rgb: np.ndarray
     """uint8 (H, W, 3), upright; a grayscale file has its one channel three times."""
@@ -60,12 +60,12 @@ class Picture:
     """The file's colour profile; None where it has none, or where it does not describe `rgb` (CMYK)."""
 
 
-def read_picture(path: Path) -> Picture:
+def read_image(path: Path) -> DecodedImage:
     """Read a PNG, JPEG or WebP file, whatever its suffix says.
 
-    Palettes become RGB, 1-bit and 2-bit and 4-bit pictures 8-bit, a transparent colour an alpha channel; CMYK becomes
+    Palettes become RGB, 1-bit and 2-bit and 4-bit images 8-bit, a transparent colour an alpha channel; CMYK becomes
     RGB by Pillow's plain formula, without the printer's profile.
-    ValueError: unreadable, empty, broken or cut short, another format, 16 bits a channel, animated, over MAX_PIXELS.
+    UserError: unreadable, empty, broken or cut short, another format, 16 bits a channel, animated, over MAX_PIXELS.
     """
     try:
         data = path.read_bytes()
@@ -83,22 +83,22 @@ def read_picture(path: Path) -> Picture:
                 # Loading alone passes over wrong checksums.
                 Image.open(io.BytesIO(data), formats=("PNG",)).verify()
             image.load()  # now, so that later steps never meet broken pixels
-            return _to_picture(image, png_bits)
+            return _to_image(image, png_bits)
     except (_Refused, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not a PNG, JPEG or WebP picture, or its start is broken: convert it") from error
+        raise UserError(f"{path} is not a PNG, JPEG or WebP image, or its start is broken: convert it") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and others for broken files
         raise UserError(f"{path} is broken or cut short ({error}): get a whole copy of it or leave it out") from error
 
 
-def write_picture(path: Path, rgb: np.ndarray, like: Picture | None = None) -> None:
+def write_image(path: Path, rgb: np.ndarray, like: DecodedImage | None = None) -> None:
     """Write `rgb`, uint8 (H, W, 3), in the format that the suffix of `path` names, making its folder where needed.
 
     `like`, of the same height and width, gives alpha, grayscale (saved as the average of the three channels, rounded)
     and the ICC profile, which is left out where it is for another number of channels than the file has.
     PNG and WebP are lossless, JPEG has quality 95 and 4:4:4. The file appears whole or not at all, and replaces an
-    older one. ValueError: as check_writable. OSError: the disk.
+    older one. UserError: as check_writable. OSError: the disk.
     """
     assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3, f"{rgb.dtype} {rgb.shape}"
     alpha = None if like is None else like.alpha
@@ -121,9 +121,9 @@ def write_picture(path: Path, rgb: np.ndarray, like: Picture | None = None) -> N
 
 
 def check_writable(path: Path, height: int, width: int, *, has_alpha: bool) -> None:
-    """Refuse, before any work is done, what write_picture could not write.
+    """Refuse, before any work is done, what write_image could not write.
 
-    ValueError, with all problems: unsupported suffix, transparency in a JPEG, a side longer than the format allows.
+    UserError, with all problems: unsupported suffix, transparency in a JPEG, a side longer than the format allows.
     """
     file_format = _FORMATS.get(path.suffix.lower())
     if file_format is None:
@@ -137,15 +137,15 @@ def check_writable(path: Path, height: int, width: int, *, has_alpha: bool) -> N
     _raise_all(problems)
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """All picture files (by suffix, any case) under `folder`, sorted; hidden files and folders are left out, and links
-    to folders are not followed. ValueError: not a folder."""
+def list_images(folder: Path) -> list[Path]:
+    """All image files (by suffix, any case) under `folder`, sorted; hidden files and folders are left out, and links
+    to folders are not followed. UserError: not a folder."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name an existing one")
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if _is_picture_name(name)]
+        found += [Path(parent, name) for name in names if _is_image_name(name)]
     return sorted(path for path in found if path.is_file())
 
 
@@ -154,14 +154,14 @@ def plan_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
     A file goes to a file, or under its own name into an existing folder; a folder to a folder, which need not exist,
     with the same relative names. Names that differ only in case, or in how an accent is encoded, count as one, since
-    on many disks they are. ValueError, with all problems: missing source, no pictures in it, unsupported suffix, an
+    on many disks they are. UserError, with all problems: missing source, no images in it, unsupported suffix, an
     output that is an input or lies in the input folder, two inputs with one output, a file where a folder must be.
     """
     problems = []
     if source.is_dir():
-        pairs = [(path, target / path.relative_to(source)) for path in list_pictures(source)]
+        pairs = [(path, target / path.relative_to(source)) for path in list_images(source)]
         if not pairs:
-            problems.append(f"{source} holds no pictures ({_SUFFIXES}): choose another folder")
+            problems.append(f"{source} holds no images ({_SUFFIXES}): choose another folder")
     else:
         pairs = [(source, target / source.name if target.is_dir() else target)]
         if not source.exists():
@@ -173,8 +173,8 @@ def plan_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-class _Refused(ValueError):
-    """A readable picture that we do not restore; told apart from the ValueErrors that Pillow raises."""
+class _Refused(UserError):
+    """A readable image that is not restored."""
 
 
 def _png_bits(data: bytes) -> int | None:
@@ -189,10 +189,10 @@ def _refuse_by_header(path: Path, image: Image.Image) -> None:
         raise _Refused(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}: cut it into parts first")
     # JPEG is not asked: a telephone's photograph with a depth or brightness map inside counts as several frames.
     if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise _Refused(f"{path} is animated: save the frames as single pictures first")
+        raise _Refused(f"{path} is animated: save the frames as single images first")
 
 
-def _to_picture(image: Image.Image, png_bits: int | None) -> Picture:
+def _to_image(image: Image.Image, png_bits: int | None) -> DecodedImage:
     grayscale = image.mode in ("1", "L", "LA")
     if image.mode == "L" and png_bits in (2, 4) and "transparency" in image.info:
         # Pillow scales the pixels to 0..255, but not the gray value that stands for transparent.
@@ -203,7 +203,7 @@ def _to_picture(image: Image.Image, png_bits: int | None) -> Picture:
     pixels = np.array(upright.convert("RGBA" if has_alpha else "RGB"))
     rgb = np.ascontiguousarray(pixels[:, :, :3])
     alpha = np.ascontiguousarray(pixels[:, :, 3]) if has_alpha else None
-    return Picture(rgb, alpha, grayscale, profile)
+    return DecodedImage(rgb, alpha, grayscale, profile)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -221,7 +221,7 @@ def _average(rgb: np.ndarray) -> np.ndarray:
 
 def _write_atomically(path: Path, data: memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, so that list_pictures never sees it, and in the same folder, so that os.replace is a rename.
+    # Hidden, so that list_images never sees it, and in the same folder, so that os.replace is a rename.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(data)
@@ -230,7 +230,7 @@ def _write_atomically(path: Path, data: memoryview) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _is_picture_name(name: str) -> bool:
+def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in _FORMATS
 
 
@@ -244,7 +244,7 @@ def _place_problems(pairs: list[tuple[Path, Path]]) -> list[str]:
         if output.suffix.lower() not in _FORMATS:
             problems.append(_suffix_problem(output))
         if output.is_dir():
-            problems.append(f"{output} is a folder, but a picture would be written there: choose another output")
+            problems.append(f"{output} is a folder, but an image would be written there: choose another output")
         existing = next(parent for parent in output.parents if parent.exists())
         if not existing.is_dir():
             problems.append(f"{existing} is a file, but must be a folder: choose another output")

@@ -1,4 +1,4 @@
-"""python -m pipeline.restore IN OUT: restore one picture or a folder of them with a trained run."""
+"""Restoration of image files with a trained run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.cli import ProgressLine, run_command
 from pipeline.config.checks import USER_ERRORS
 from pipeline.data.pixels import to_pixels
 from pipeline.restore.config import RestoreConfig
-from pipeline.restore.image_files import check_writable, plan_outputs, read_picture, write_picture
+from pipeline.restore.image_files import check_writable, plan_outputs, read_image, write_image
 from pipeline.restore.tiling import max_tile, restore_tiled
 from pipeline.runs.load import Trained, load_trained
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 
 BYTES_PER_PIXEL_AND_WIDTH = 24
-"""Of an image in a forward pass. IRAE: the widest layer has `width` channels at half the side; a few copies live at
-once. Others: for each number that the widest layer gives out for a pixel."""
+"""Memory of a forward pass. IRAE: the widest layer has `width` channels at half the side; a few copies live at once.
+Other models: for each activation of the widest layer."""
 
 
 def main(config: RestoreConfig) -> None:
-    """Restore each picture; those that cannot be restored are named at the end."""
+    """Restore each image; UserError at the end names those that could not be restored."""
 
     pairs = plan_outputs(config.source, config.target)
     trained = load_trained(config.run, config.checkpoint)
     tile = tile_side(config, trained)
     sigma_255 = known_sigma(config, trained)
-    logger.info(f"restoring {len(pairs)} picture(s) with {trained.url}, tiles of at most {tile} px")
+    logger.info(f"restoring {len(pairs)} image(s) with {trained.url}, tiles of at most {tile} px")
     if config.dry_run:
         for source, target in pairs:
             logger.info(f"{source} -> {target}")
         return
     rows, problems = [], []
-    with ProgressLine("restoring", len(pairs), "pictures") as line:
+    with ProgressLine("restoring", len(pairs), "images") as line:
         for source, target in pairs:
             try:
                 rows.append(restore_file(trained, source, target, tile, config.overlap, sigma_255))
@@ -51,20 +51,20 @@ def main(config: RestoreConfig) -> None:
                 problems.append(str(error))
             line.update(len(rows) + len(problems))
     write_metrics(config, rows, len(problems), trained.url)
-    logger.info(f"restored {len(rows)} of {len(pairs)} picture(s) into {config.target}")
+    logger.info(f"restored {len(rows)} of {len(pairs)} image(s) into {config.target}")
     if problems:
         raise UserError("\n".join(problems))
 
 
 def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
-    """The noise that a system with a noise map is told of: the given one, or the run's. ValueError when it has none."""
+    """Noise level for a model with a noise map: the given one, or the run's. UserError when neither is known."""
 
     if not MODELS[trained.model.system].needs_sigma:
         return None
     sigma = trained.config.task.sigma_255 if config.sigma_255 is None else config.sigma_255
     if sigma == "blind":
         raise UserError(
-            f"{trained.url} was trained on noise of any strength and must be told of the pictures': give --sigma-255."
+            f"{trained.url} was trained on noise of any strength and needs the images' noise level: give --sigma-255."
         )
     return sigma
 
@@ -75,11 +75,11 @@ def restore_file(
     """Read, restore, write; returns a row for metrics.json."""
 
     begin = time.monotonic()
-    picture = read_picture(source)
-    height, width = picture.rgb.shape[:2]
-    check_writable(target, height, width, has_alpha=picture.alpha is not None)
-    restored = restore_pixels(trained, picture.rgb, tile, overlap, sigma_255)
-    write_picture(target, restored, like=picture)
+    image = read_image(source)
+    height, width = image.rgb.shape[:2]
+    check_writable(target, height, width, has_alpha=image.alpha is not None)
+    restored = restore_pixels(trained, image.rgb, tile, overlap, sigma_255)
+    write_image(target, restored, like=image)
     return {
         "source": str(source),
         "target": str(target),
@@ -106,7 +106,7 @@ def restore_pixels(
 
 
 def tile_side(config: RestoreConfig, trained: Trained) -> int:
-    """The side asked for, or the largest that fits into half of the free memory; one that the system can take."""
+    """--tile, or the largest side that fits into half of the free memory and the model allows, px."""
 
     multiple = trained.model.side_multiple
     overlap = -(-config.overlap // multiple) * multiple
@@ -123,7 +123,7 @@ def tile_side(config: RestoreConfig, trained: Trained) -> int:
 
 
 def free_memory_bytes(device: Any) -> int:
-    """Free memory of the GPU, or of the machine (2 GiB where the system does not say)."""
+    """Free memory of the GPU, or of the machine (2 GiB where the system does not report it)."""
     import torch
 
     if device.type == "cuda":
@@ -136,11 +136,11 @@ def free_memory_bytes(device: Any) -> int:
 
 
 def write_metrics(config: RestoreConfig, rows: list[dict[str, Any]], failed: int, run: str) -> None:
-    """metrics.json: what was restored, how long it took."""
+    """Write metrics.json: images, sizes, times."""
     path = config.metrics or (config.target / "metrics.json" if config.target.is_dir() else None)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"run": run, "restored": len(rows), "failed": failed, "pictures": rows}, indent=1))
+        path.write_text(json.dumps({"run": run, "restored": len(rows), "failed": failed, "images": rows}, indent=1))
 
 
 if __name__ == "__main__":

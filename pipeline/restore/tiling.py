@@ -1,4 +1,4 @@
-"""Restoring a picture that is too large for the memory, tile by tile, without visible seams.
+"""Restoring an image that is too large for the memory, tile by tile, without visible seams.
 
 Along each axis neighbouring tiles share `overlap` pixels, and the result passes from one to the other like this:
 
@@ -27,10 +27,10 @@ def restore_tiled(restore: Callable[[Tensor], Tensor], image: Tensor, tile: int,
     image: float (1, C, H, W) in [0, 1]; `restore` maps (1, C, h, w) to the same shape, on any device and in any float
     type. Returns the shape, type and device of `image`. Memory: the output, and what `restore` needs for one tile.
 
-    Equal to restore(image) up to rounding, at the picture's borders too, if each output pixel depends only on input
+    Equal to restore(image) up to rounding, at the image's borders too, if each output pixel depends only on input
     pixels at most overlap // 4 rows and columns away. If `restore` treats pixels differently by their position modulo
     m (an m x m squeeze), `tile` and `overlap` must be multiples of m: every tile then starts at a multiple of m.
-    ValueError: tile <= overlap, or a negative overlap.
+    UserError: tile <= overlap, or a negative overlap.
     """
     if not 0 <= overlap < tile:
         raise UserError(f"overlap is {overlap} and tile {tile}: choose 0 <= overlap < tile")

@@ -73,14 +73,14 @@ def is_number(value: Any) -> bool:
 
 
 def example_name(key: str, kind: str) -> str:
-    """Of one picture, in the evaluation's folder."""
+    """Name of an example image in the evaluation's folder."""
     return f"{EXAMPLES}/{key.replace('/', '_')}-{kind}.png"
 
 
 def best_median_worst(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Keys of the images that were restored best, worst and in between, by PSNR; of equal ones the first key counts.
 
-    `rows` have `key` and `psnr_db_restored`, and are not empty. What is not a number counts as the worst.
+    `rows` have `key` and `psnr_db_restored`, and are not empty. NaN counts as the worst.
     """
 
     def rank(row: dict[str, Any]) -> tuple[float, str]:

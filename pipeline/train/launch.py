@@ -5,24 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from typing import TYPE_CHECKING, Any
-
-from pipeline.cli import ProgressLine
-from pipeline.config.train import TrainConfig
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 from infra.storage.lease import hold_lease
 from infra.storage.retry import retry_with_backoff
+from pipeline.cli import ProgressLine
+from pipeline.config.train import TrainConfig
 from pipeline.runs.checkpoints import Checkpoints
 from pipeline.runs.folder import Run
 from pipeline.runs.log import RunLog
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import AssertLeaseHeld, train
 from pipeline.train.prepare import Training, plan, reserve_run, resolve
-from pipeline.train.ray_workers import run_on_ray
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +72,8 @@ def train_with(training: Training, line: ProgressLine, assert_lease_held: Assert
         show(config, line, row)
 
     if config.cluster.ray:
+        from pipeline.train.ray_workers import run_on_ray  # Ray is optional
+
         run_on_ray(config, log_metrics, assert_lease_held)
     else:
         train(config, ProcessGroup.single_process(), log_metrics, assert_lease_held, training)

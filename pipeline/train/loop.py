@@ -281,9 +281,9 @@ class Trainer:
         layer, gain = largest_layer_gain(self.model)
         step = self.images_seen // self.config.optimization.global_batch_size + 1
         return (
-            f"the loss is {result.loss:.4g} and the gradient's norm {result.gradient_norm:.4g} in step {step}; training "
-            f"stopped before the weights changed. The layer with the largest scale is {layer} ({gain:.3g}). Start again "
-            "with a smaller --lr or --clip-norm, under another --name."
+            f"the loss is {result.loss:.4g} and the gradient's norm {result.gradient_norm:.4g} in step {step}; "
+            f"training stopped before the weights changed. The layer with the largest scale is {layer} ({gain:.3g}). "
+            "Start again with a smaller --lr or --clip-norm, under another --name."
         )
 
     def _validate(self, epoch_ended: bool) -> float | None:

@@ -112,8 +112,8 @@ def plan(training: Training) -> list[str]:
         f"data   {dataset.store.url}: {images:,} train, {dataset.split_sizes['val']:,} val, {dataset.image_size} px, "
         f"{dataset.bits} bits",
         f"model  {model.name}{shape}, {parameters:,} parameters (preset {config.preset}), {config.task.title}",
-        f"run    {config.out}: batches of {batch} on {config.cluster.workers} worker(s), {images / batch:,.1f} steps an "
-        f"epoch, until {until}",
+        f"run    {config.out}: batches of {batch} on {config.cluster.workers} worker(s), "
+        f"{images / batch:,.1f} steps an epoch, until {until}",
         f"order  {sampler_of(config, dataset).describe()}",
     ]
 

@@ -1,4 +1,4 @@
-"""What Ray's workers tell the command while they train: metrics, lines for the user, errors, and that they live."""
+"""Worker-to-driver events of a training on Ray: metrics, log records, errors, heartbeats."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.train.watchdog import HangDetector
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 2.0
+_CHECK_S = 2.0
 
 
 class Listener:
-    """Takes the workers' messages in a thread, and ends workers that hang. Needs a connection to Ray.
+    """Receives the workers' events in a thread, and kills workers that hang. Needs a connection to Ray.
 
-    Messages are (kind, content): "row" metrics, "log" a log record, "error" a user's error, "failed" why a group ended,
-    "beat" (beat, actor), "left" the rank of a worker that has ended as it should, "end" the last of all.
+    Events are (kind, content): "metrics" a row, "log" a log record, "error" a user's error, "failed" the reason why the
+    group stopped, "heartbeat" (heartbeat, actor), "finished" the rank of a worker that is done, "close" the last one.
     """
 
     def __init__(self, log_metrics: LogMetrics) -> None:
@@ -32,7 +32,7 @@ class Listener:
         self.messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.log_metrics = log_metrics
         self.error: str | None = None
-        self._watch = HangDetector()
+        self._detector = HangDetector()
         self._actors: dict[int, Any] = {}
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -42,46 +42,46 @@ class Listener:
 
         while True:
             try:
-                kind, content = self.messages.get(timeout=_LOOK_S)
+                kind, content = self.messages.get(timeout=_CHECK_S)
             except Empty:
                 kind, content = "", None
-            if kind == "end":
+            if kind == "close":
                 return
-            self._take(kind, content)
-            if time.monotonic() - (self._watch.looked_s or 0.0) >= _LOOK_S:
-                self._look()
+            self._handle(kind, content)
+            if time.monotonic() - (self._detector.checked_s or 0.0) >= _CHECK_S:
+                self._check()
 
-    def _take(self, kind: str, content: Any) -> None:
-        if kind == "row":
+    def _handle(self, kind: str, content: Any) -> None:
+        if kind == "metrics":
             self.log_metrics(content)
         elif kind == "log":
             logging.getLogger(content.name).handle(content)
         elif kind == "error":
             self.error = self.error or content
         elif kind == "failed":
-            self._watch.clear()
-            self.error = None  # what is wrong with the run and not with a machine will be told again
-            logger.warning(f"{content}; going on from the last checkpoint")
-        elif kind == "beat":
-            beat, self._actors[content[0].rank] = content
-            self._watch.heard(beat, time.monotonic())
-        elif kind == "left":
-            self._watch.left(content)
+            self._detector.clear()
+            self.error = None  # an error of the run, not of a machine, will come again
+            logger.warning(f"{content}; resuming from the last checkpoint")
+        elif kind == "heartbeat":
+            heartbeat, self._actors[content[0].rank] = content
+            self._detector.receive(heartbeat, time.monotonic())
+        elif kind == "finished":
+            self._detector.remove(content)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         import ray
 
-        for trouble in self._watch.look(time.monotonic()):
-            logger.warning(f"{trouble.sentence}{'; it is ended' if trouble.end else ''}")
-            if trouble.end:
-                ray.kill(self._actors[trouble.rank])
+        for alert in self._detector.check(time.monotonic()):
+            logger.warning(f"{alert.sentence}{'; it is killed' if alert.kill else ''}")
+            if alert.kill:
+                ray.kill(self._actors[alert.rank])
 
     def close(self) -> None:
-        """All messages that were sent so far are handled."""
-        self.messages.put(("end", None))
+        """Return when all events that were sent so far are handled."""
+        self.messages.put(("close", None))
         self._thread.join()
 
     def raise_error(self) -> None:
-        """The first error that a worker told of."""
+        """Raise the first user's error of a worker, if any."""
         if self.error:
             raise UserError(self.error)

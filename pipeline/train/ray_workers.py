@@ -1,19 +1,25 @@
-"""The training loop on Ray workers, which Ray starts, watches and starts again."""
+"""The training loop on Ray workers, which Ray starts, monitors and restarts."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import logging.handlers
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayActorError, RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from infra.cluster import Node, ray_session
 from infra.storage import open_storage
 from infra.storage.retry import RETRY_DEADLINE_S, retry_with_backoff
 from pipeline.config.checks import USER_ERRORS
-from pipeline.config.logs import RankFilter, configure_logging, remove_handler
+from pipeline.config.logs import RankFilter, add_handler, remove_handler
 from pipeline.config.train import TrainConfig
 from pipeline.runs.checkpoints import Checkpoints
 from pipeline.train.distributed import PeerFailedError, ProcessGroup, use_threads
@@ -24,15 +30,15 @@ from pipeline.train.watchdog import Heartbeat, heartbeat_thread
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3
-"""Without a new checkpoint in between; then something is wrong that a restart does not mend."""
+"""Restarts without a new checkpoint in between, after which restarting does not help."""
 COLLECTIVE_TIMEOUT_S = 4 * RETRY_DEADLINE_S
-"""So long a sum over all workers may take: the last resort, after what watches the workers."""
+"""Timeout of a collective: the last resort, after the hang detector."""
 
 
 def run_on_ray(config: TrainConfig, log_metrics: LogMetrics, assert_lease_held: AssertLeaseHeld) -> None:
     """Train on `nodes` x `workers_per_node` workers; `log_metrics` gets each row of metrics, in this process.
 
-    ValueError with the worker's own sentence when training cannot go on.
+    UserError with the worker's own sentence when training fails for a reason that the user can fix.
     """
     with ray_session(
         config.cluster.nodes,
@@ -51,10 +57,7 @@ def run_on_ray(config: TrainConfig, log_metrics: LogMetrics, assert_lease_held: 
 
 
 def fit(trainer_of: Callable[[], Any], config: TrainConfig) -> None:
-    """Run to the end; begun anew, as often as needed, as long as there is progress from one time to the next."""
-    from ray.exceptions import RayError
-    from ray.train import TrainingFailedError
-
+    """Run to the end; restarted without limit as long as there are new checkpoints in between."""
     assert config.out
     store = open_storage(config.out)
 
@@ -71,25 +74,24 @@ def fit(trainer_of: Callable[[], Any], config: TrainConfig) -> None:
         except (RayError, TrainingFailedError) as error:
             before, reached = reached, newest()
             if reached <= before:
-                raise RuntimeError("the workers failed again and again; the last failure is shown above") from error
+                raise RuntimeError(
+                    "the workers failed repeatedly without a new checkpoint; the last failure is shown above"
+                ) from error
 
 
 def make_trainer(
     config: TrainConfig, nodes: list[Node], messages: Any, assert_lease_held: AssertLeaseHeld, folder: str
 ) -> Any:
-    """Ray's part: one group of equal workers on each node, fewer when nodes are lost.
+    """One group of equal workers on each node, fewer when nodes are lost.
 
-    Checkpoints are ours and go to the store by themselves, so Ray's own folder stays as good as empty.
+    Checkpoints go to the run's folder by themselves, so Ray's own folder stays almost empty.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     per_node, gpus = workers_per_node(config, nodes)
     processors = max(1, min(node.processors for node in nodes) // per_node)
     most, least = config.cluster.nodes * per_node, (config.cluster.min_nodes or 1) * per_node
     workers: Any = (least, most) if least < most else most
     return TorchTrainer(
-        work,
+        run_worker,
         train_loop_config={"config": config, "messages": messages, "assert_lease_held": assert_lease_held},
         torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT_S)),
         scaling_config=ScalingConfig(
@@ -108,7 +110,7 @@ def make_trainer(
 
 
 def workers_per_node(config: TrainConfig, nodes: list[Node]) -> tuple[int, bool]:
-    """How many workers each node runs, and whether each has a GPU."""
+    """Number of workers on each node, and whether each has a GPU."""
     gpus = min(node.gpus for node in nodes)
     if config.cluster.workers_per_node is None:
         return max(1, gpus), gpus > 0
@@ -116,9 +118,7 @@ def workers_per_node(config: TrainConfig, nodes: list[Node]) -> tuple[int, bool]
 
 
 def failure_callback(messages: Any) -> Any:
-    """Tells the command which workers were lost. Ray calls it in a process of its own."""
-    from ray.exceptions import RayActorError
-    from ray.train import UserCallback
+    """A Ray callback, run in the controller's process, that reports which workers were lost."""
 
     class Failures(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -131,44 +131,43 @@ def failure_callback(messages: Any) -> Any:
     return Failures()
 
 
-class RayQueueHandler(logging.handlers.QueueHandler):
+class DriverHandler(logging.Handler):
     """Sends a worker's log records to the driver."""
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        self.queue.put(("log", record))  # type: ignore[attr-defined]
+    def __init__(self, messages: Any) -> None:
+        super().__init__()
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args = record.getMessage(), None
+        self.messages.put(("log", record))
 
 
 @contextlib.contextmanager
 def worker_logging(rank: int, messages: Any) -> Iterator[None]:
     """Inside, log records go to the driver: INFO of rank 0, warnings of all, with their rank."""
-    handler = RayQueueHandler(messages)
+    handler = DriverHandler(messages)
     handler.addFilter(RankFilter(rank))
-    configure_logging(handler)
+    add_handler(handler)
     try:
         yield
     finally:
         remove_handler(handler)
 
 
-def work(arguments: dict[str, Any]) -> None:
-    """What each Ray worker runs. A user's error goes to the driver as a message: restarting would not mend it."""
-    import os
-
-    import ray
-    import ray.train
-    from ray.train.torch import get_device
-
+def run_worker(arguments: dict[str, Any]) -> None:
+    """The function of each Ray worker. A user's error goes to the driver as an event: a restart would not fix it."""
     use_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     group = ProcessGroup.current(get_device())
     messages = arguments["messages"]
-    me = ray.get_runtime_context().current_actor
+    actor = ray.get_runtime_context().current_actor
 
-    def send(beat: Heartbeat) -> None:
-        messages.put(("beat", (beat, me)))
+    def send(heartbeat: Heartbeat) -> None:
+        messages.put(("heartbeat", (heartbeat, actor)))
 
     def log_metrics(row: dict[str, Any]) -> None:
         if group.is_first:
-            messages.put(("row", row))
+            messages.put(("metrics", row))
         if "val_psnr_db" in row:
             ray.train.report(row)
 
@@ -179,4 +178,4 @@ def work(arguments: dict[str, Any]) -> None:
         pass
     except USER_ERRORS as error:
         messages.put(("error", str(error)))
-    messages.put(("left", group.rank))
+    messages.put(("finished", group.rank))

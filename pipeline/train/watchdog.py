@@ -1,7 +1,7 @@
-"""Which worker hangs? Each tells every few seconds that it lives and how far it is; the command looks at all of them.
+"""Heartbeats of the workers, and detection of the worker that hangs.
 
-A worker is behind when others wait for it: it has come to fewer meetings (sums over all workers) than they have. A
-long step, validation or checkpoint on all workers at once is no reason to worry, whatever it takes.
+A worker is a straggler when others wait for it: it has entered fewer collectives than they have. A long step,
+validation or checkpoint on all workers at once is none, whatever it takes.
 """
 
 from __future__ import annotations
@@ -20,59 +20,58 @@ from pipeline.train.distributed import ProcessGroup
 
 HEARTBEAT_S = 2.0
 HEARTBEAT_TIMEOUT_S = 30.0
-"""A worker that was not heard of for so long is ended: its machine is gone, or the process stands still."""
+"""Age of the last heartbeat at which a worker is killed: its machine is lost, or its process hangs."""
 STRAGGLER_WARN_S = 40.0
-"""A worker that others wait for so long is named."""
+"""Time that others wait for a worker before a warning names it."""
 STRAGGLER_KILL_S = 900.0
-"""A worker that others wait for so long is ended; longer than a store is waited for."""
+"""Time that others wait for a worker before it is killed; longer than the deadline of storage retries."""
 _OWN_PAUSE_S = 10.0
 _ROOT = Path(__file__).parents[2]
 
 
 class Heartbeat(NamedTuple):
-    """What a worker tells of itself."""
+    """State of a worker."""
 
     rank: int
     process: str
-    """Where it runs, such that it is told from one that takes its place."""
+    """Process and machine, different for a restarted worker."""
     collectives_entered: int
-    """Sums over all workers that it has come to."""
-    at: str
-    """What its training is at: file, line and function."""
+    location: str
+    """File, line and function that its training is in."""
 
 
 class Alert(NamedTuple):
-    """A worker that needs attention."""
+    """A worker that hangs or keeps others waiting."""
 
     rank: int
     sentence: str
-    end: bool
-    """Whether it must be ended, so that the others begin again from the last checkpoint."""
+    kill: bool
+    """Whether to kill it, so that the group restarts from the last checkpoint."""
 
 
 @contextlib.contextmanager
 def heartbeat_thread(group: ProcessGroup, send: Callable[[Heartbeat], None]) -> Iterator[None]:
-    """Send a beat now and every `HEARTBEAT_S` while the block runs in this thread."""
+    """Send a heartbeat now and every `HEARTBEAT_S` while the block runs in this thread."""
     thread, process = threading.get_ident(), f"process {os.getpid()} on {platform.node()}"
-    ended = threading.Event()
+    done = threading.Event()
 
-    def beat() -> None:
-        send(Heartbeat(group.rank, process, group.progress.collectives_entered, _where(thread)))
+    def send_heartbeat() -> None:
+        send(Heartbeat(group.rank, process, group.progress.collectives_entered, _location(thread)))
 
-    def beat_on() -> None:
-        while not ended.wait(HEARTBEAT_S):
-            beat()
+    def send_heartbeats() -> None:
+        while not done.wait(HEARTBEAT_S):
+            send_heartbeat()
 
-    beat()
-    threading.Thread(target=beat_on, daemon=True, name="beat").start()
+    send_heartbeat()
+    threading.Thread(target=send_heartbeats, daemon=True, name="heartbeat").start()
     try:
         yield
     finally:
-        ended.set()
+        done.set()
 
 
-def _where(thread: int) -> str:
-    """The innermost line of ours that a thread is at."""
+def _location(thread: int) -> str:
+    """Innermost line of this project that a thread is in."""
     frame: Any = sys._current_frames().get(thread)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -83,72 +82,70 @@ def _where(thread: int) -> str:
 
 
 @dataclass
-class _Member:
-    beat: Heartbeat
-    heard_s: float
-    behind_s: float | None = None
-    """Since when others wait for it; None when nobody does."""
-    named: bool = False
+class _Worker:
+    heartbeat: Heartbeat
+    received_s: float
+    straggling_since_s: float | None = None
+    """None when nobody waits for it."""
+    is_warned: bool = False
 
 
 @dataclass
 class HangDetector:
-    """Takes beats and says who hangs. All times are of one clock that never goes back, s."""
+    """Heartbeats to alerts. All times are of one monotonic clock, s."""
 
-    members: dict[int, _Member] = field(default_factory=dict)
-    looked_s: float | None = None
+    workers: dict[int, _Worker] = field(default_factory=dict)
+    checked_s: float | None = None
 
-    def heard(self, beat: Heartbeat, now_s: float) -> None:
-        """A beat has come."""
-        member = self.members.get(beat.rank)
-        if member and member.beat.process != beat.process:
-            self.members.clear()  # a new group has begun
-            member = None
-        if member is None:
-            self.members[beat.rank] = _Member(beat, now_s)
+    def receive(self, heartbeat: Heartbeat, now_s: float) -> None:
+        worker = self.workers.get(heartbeat.rank)
+        if worker and worker.heartbeat.process != heartbeat.process:
+            self.workers.clear()  # the group was restarted
+            worker = None
+        if worker is None:
+            self.workers[heartbeat.rank] = _Worker(heartbeat, now_s)
             return
-        if beat.collectives_entered != member.beat.collectives_entered:
-            member.behind_s, member.named = None, False
-        member.beat, member.heard_s = beat, now_s
+        if heartbeat.collectives_entered != worker.heartbeat.collectives_entered:
+            worker.straggling_since_s, worker.is_warned = None, False
+        worker.heartbeat, worker.received_s = heartbeat, now_s
 
-    def left(self, rank: int) -> None:
-        """A worker has ended as it should."""
-        self.members.pop(rank, None)
+    def remove(self, rank: int) -> None:
+        """The worker has finished."""
+        self.workers.pop(rank, None)
 
     def clear(self) -> None:
-        """The group has ended; another one will begin."""
-        self.members.clear()
+        """The group has stopped; another one will start."""
+        self.workers.clear()
 
-    def look(self, now_s: float) -> list[Alert]:
-        """Who needs attention now. To be called every few seconds."""
-        if self.looked_s is not None and now_s - self.looked_s > _OWN_PAUSE_S:
-            # It is we who stood still.
-            for member in self.members.values():
-                member.heard_s, member.behind_s = now_s, None
-        self.looked_s = now_s
-        furthest = max((member.beat.collectives_entered for member in self.members.values()), default=0)
-        troubles = [self._trouble(member, furthest, now_s) for member in list(self.members.values())]
-        return [trouble for trouble in troubles if trouble]
+    def check(self, now_s: float) -> list[Alert]:
+        """Workers that need attention now. Call it every few seconds."""
+        if self.checked_s is not None and now_s - self.checked_s > _OWN_PAUSE_S:
+            for worker in self.workers.values():  # this process was suspended, not the workers
+                worker.received_s, worker.straggling_since_s = now_s, None
+        self.checked_s = now_s
+        furthest = max((worker.heartbeat.collectives_entered for worker in self.workers.values()), default=0)
+        alerts = [self._alert(worker, furthest, now_s) for worker in list(self.workers.values())]
+        return [alert for alert in alerts if alert]
 
-    def _trouble(self, member: _Member, furthest: int, now_s: float) -> Alert | None:
-        rank, process, collectives_entered, at = member.beat
+    def _alert(self, worker: _Worker, furthest: int, now_s: float) -> Alert | None:
+        rank, process, collectives_entered, location = worker.heartbeat
         name = f"rank {rank} ({process})"
-        silent_s = now_s - member.heard_s
-        if silent_s > HEARTBEAT_TIMEOUT_S:
-            self.left(rank)
-            return Alert(rank, f"{name} gives no sign of life for {silent_s:.0f} s, last seen at {at}", True)
+        age_s = now_s - worker.received_s
+        if age_s > HEARTBEAT_TIMEOUT_S:
+            self.remove(rank)
+            return Alert(rank, f"{name} has sent no heartbeat for {age_s:.0f} s, last seen at {location}", True)
         if collectives_entered == furthest:
             return None
-        # The last beats of two workers are of different moments, so being behind counts from when it was seen.
-        member.behind_s = now_s if member.behind_s is None else member.behind_s
-        waited_s = now_s - member.behind_s
+        # Heartbeats of two workers are of different moments, so straggling counts from when it was seen.
+        worker.straggling_since_s = now_s if worker.straggling_since_s is None else worker.straggling_since_s
+        waited_s = now_s - worker.straggling_since_s
         if waited_s <= STRAGGLER_WARN_S:
             return None
-        sentence = f"{name} keeps the others waiting for {waited_s:.0f} s, at {at}"
+        sentence = f"{name} keeps the others waiting for {waited_s:.0f} s, at {location}"
         if waited_s > STRAGGLER_KILL_S:
-            self.left(rank)
+            self.remove(rank)
             return Alert(rank, sentence, True)
-        if member.named:
+        if worker.is_warned:
             return None
-        member.named = True
+        worker.is_warned = True
         return Alert(rank, sentence, False)

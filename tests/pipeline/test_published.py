@@ -68,7 +68,7 @@ def test_a_file_becomes_the_system_that_is_in_it(system: str, write: Any, tmp_pa
     main(PublishedConfig(tmp_path / "Some_Net.mat", out=str(tmp_path / "runs" / "net"), sigma_255=25.0))
     main(PublishedConfig(tmp_path / "Some_Net.mat", out=str(tmp_path / "runs" / "net"), sigma_255=25.0))
     trained = load_trained(str(tmp_path / "runs" / "net"), "best")
-    assert trained.config.system == trained.model.system == system and trained.config.sigma_255 == 25.0
+    assert trained.config.model.name == trained.model.system == system and trained.config.task.sigma_255 == 25.0
     images = torch.rand(2, 3, 9, 8)
     with torch.no_grad():
         expected, found = (m.restore(images, sigma_255=25.0) for m in (model, trained.model))

@@ -1,4 +1,4 @@
-"""Picture files, made here by Pillow or byte by byte, read and written in every form that is supported or refused."""
+"""DecodedImage files, made here by Pillow or byte by byte, read and written in every form that is supported or refused."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from pipeline.restore.image_files import (
-    Picture,
+    DecodedImage,
     check_writable,
-    list_pictures,
+    list_images,
     plan_outputs,
-    read_picture,
-    write_picture,
+    read_image,
+    write_image,
 )
 
 FORMATS = ["PNG", "JPEG", "WEBP"]
@@ -59,7 +59,7 @@ def png_file(path: Path, width: int, height: int, bits: int, colour_type: int, r
 def refused(path: Path, *words: str) -> None:
     """One sentence that names the file, the problem and the way out."""
     with pytest.raises(ValueError) as caught:
-        read_picture(path)
+        read_image(path)
     message = str(caught.value)
     assert message.count(str(path)) == 1 and "\n" not in message and ": " in message
     assert all(word in message for word in words), message
@@ -77,9 +77,9 @@ def test_lossless_round_trip(
     alpha = noise(height, width, seed=1) if transparent else None
     if alpha is not None:
         alpha[0, 0] = 0  # what Pillow counts as transparent must hold for WebP, which drops an all-opaque channel
-    path = tmp_path / f"picture{suffix}"
-    write_picture(path, rgb, like=Picture(rgb, alpha, grayscale, None))
-    back = read_picture(path)
+    path = tmp_path / f"image{suffix}"
+    write_image(path, rgb, like=DecodedImage(rgb, alpha, grayscale, None))
+    back = read_image(path)
     np.testing.assert_array_equal(back.rgb, rgb)
     assert back.rgb.dtype == np.uint8 and back.rgb.flags.writeable and back.rgb.flags.c_contiguous
     assert back.grayscale == (grayscale and suffix == ".png")  # WebP always has three
@@ -111,11 +111,11 @@ def test_orientation_is_applied_once(tmp_path: Path, orientation: int, file_form
     options: dict[str, object] = {"exif": exif} | ({"quality": 95, "subsampling": 0} if file_format == "JPEG" else {})
     stored = Image.fromarray(np.ascontiguousarray(stored_for(orientation, upright)))
     path = save(tmp_path / "in", stored, file_format, **options)
-    picture = read_picture(path)
+    image = read_image(path)
     tolerance = 6 if file_format == "JPEG" else 0
-    np.testing.assert_allclose(picture.rgb.astype(int), upright, atol=tolerance)
-    write_picture(tmp_path / "out.png", picture.rgb, like=picture)
-    np.testing.assert_array_equal(read_picture(tmp_path / "out.png").rgb, picture.rgb)
+    np.testing.assert_allclose(image.rgb.astype(int), upright, atol=tolerance)
+    write_image(tmp_path / "out.png", image.rgb, like=image)
+    np.testing.assert_array_equal(read_image(tmp_path / "out.png").rgb, image.rgb)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
@@ -124,27 +124,27 @@ def test_orientation_turns_alpha_too(tmp_path: Path, file_format: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     stored = Image.fromarray(np.ascontiguousarray(stored_for(6, rgba)))
-    picture = read_picture(save(tmp_path / "in", stored, file_format, exif=exif))
-    np.testing.assert_array_equal(picture.rgb, rgba[:, :, :3])
-    np.testing.assert_array_equal(picture.alpha, rgba[:, :, 3])
+    image = read_image(save(tmp_path / "in", stored, file_format, exif=exif))
+    np.testing.assert_array_equal(image.rgb, rgba[:, :, :3])
+    np.testing.assert_array_equal(image.alpha, rgba[:, :, 3])
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("block", [b"garbage!", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\1\1\x12\0\3"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_broken_exif_leaves_the_picture_as_stored(tmp_path: Path, file_format: str, block: bytes) -> None:
+def test_broken_exif_leaves_the_image_as_stored(tmp_path: Path, file_format: str, block: bytes) -> None:
     path = save(tmp_path / "in", Image.fromarray(smooth(8, 12)), file_format, exif=b"Exif\0\0" + block)
-    assert read_picture(path).rgb.shape == (8, 12, 3)
+    assert read_image(path).rgb.shape == (8, 12, 3)
 
 
 def test_palette_becomes_rgb_and_its_transparency_alpha(tmp_path: Path) -> None:
     image = Image.new("P", (3, 1))
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     image.putdata([0, 1, 2])
-    plain = read_picture(save(tmp_path / "plain.png", image, "PNG"))
+    plain = read_image(save(tmp_path / "plain.png", image, "PNG"))
     assert plain.rgb.tolist() == [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
     assert plain.alpha is None and not plain.grayscale
-    clear = read_picture(save(tmp_path / "clear.png", image, "PNG", transparency=bytes([0, 128, 255])))
+    clear = read_image(save(tmp_path / "clear.png", image, "PNG", transparency=bytes([0, 128, 255])))
     assert clear.rgb.tolist() == plain.rgb.tolist()
     assert clear.alpha is not None and clear.alpha.tolist() == [[0, 128, 255]]
 
@@ -154,20 +154,20 @@ def test_gray_of_any_depth_with_a_transparent_gray(tmp_path: Path, bits: int) ->
     """Eight pixels count up through the possible grays; gray number 1 is transparent."""
     grays = np.arange(8) % 2**bits
     packed = np.packbits(np.unpackbits(grays.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :].ravel()).tobytes()
-    opaque = read_picture(png_file(tmp_path / "opaque.png", 8, 1, bits, 0, b"\0" + packed))
+    opaque = read_image(png_file(tmp_path / "opaque.png", 8, 1, bits, 0, b"\0" + packed))
     expected = grays * 255 // (2**bits - 1)
     assert opaque.grayscale and opaque.alpha is None
     np.testing.assert_array_equal(opaque.rgb, np.repeat(expected[None, :, None], 3, axis=2))
-    clear = read_picture(png_file(tmp_path / "clear.png", 8, 1, bits, 0, b"\0" + packed, chunk(b"tRNS", b"\0\1")))
+    clear = read_image(png_file(tmp_path / "clear.png", 8, 1, bits, 0, b"\0" + packed, chunk(b"tRNS", b"\0\1")))
     assert clear.grayscale and clear.alpha is not None
     np.testing.assert_array_equal(clear.rgb, opaque.rgb)
     np.testing.assert_array_equal(clear.alpha[0], np.where(grays == 1, 0, 255))
 
 
 def test_gray_jpeg_stays_gray(tmp_path: Path) -> None:
-    picture = read_picture(save(tmp_path / "in.jpg", Image.fromarray(smooth(16, 16)[:, :, 0]), "JPEG"))
-    assert picture.grayscale and np.ptp(picture.rgb, axis=2).max() == 0
-    write_picture(tmp_path / "out.jpg", picture.rgb, like=picture)
+    image = read_image(save(tmp_path / "in.jpg", Image.fromarray(smooth(16, 16)[:, :, 0]), "JPEG"))
+    assert image.grayscale and np.ptp(image.rgb, axis=2).max() == 0
+    write_image(tmp_path / "out.jpg", image.rgb, like=image)
     with Image.open(tmp_path / "out.jpg") as image:
         assert image.mode == "L"
 
@@ -175,15 +175,15 @@ def test_gray_jpeg_stays_gray(tmp_path: Path) -> None:
 def test_cmyk_jpeg_becomes_rgb_without_the_printers_profile(tmp_path: Path) -> None:
     profile = SRGB_PROFILE[:16] + b"CMYK" + SRGB_PROFILE[20:]
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # full magenta and yellow ink: red
-    picture = read_picture(save(tmp_path / "in.jpg", image, "JPEG", icc_profile=profile))
-    np.testing.assert_allclose(picture.rgb[8, 8].astype(int), [255, 0, 0], atol=3)
-    assert picture.icc_profile is None and not picture.grayscale
+    image = read_image(save(tmp_path / "in.jpg", image, "JPEG", icc_profile=profile))
+    np.testing.assert_allclose(image.rgb[8, 8].astype(int), [255, 0, 0], atol=3)
+    assert image.icc_profile is None and not image.grayscale
 
 
 def test_telephone_jpeg_with_a_second_frame_is_read(tmp_path: Path) -> None:
     first, second = (Image.fromarray(pixels) for pixels in (smooth(16, 24), 255 - smooth(16, 24)))
     path = save(tmp_path / "in.jpg", first, "MPO", save_all=True, append_images=[second], quality=95)
-    np.testing.assert_allclose(read_picture(path).rgb.astype(int), smooth(16, 24), atol=8)
+    np.testing.assert_allclose(read_image(path).rgb.astype(int), smooth(16, 24), atol=8)
 
 
 # Refusing
@@ -204,14 +204,14 @@ def test_animation_is_refused(tmp_path: Path, file_format: str) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     refused(tmp_path / "empty.png", "empty", "copy")
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     refused(tmp_path / "text.jpg", "not a PNG, JPEG or WebP")
     refused(save(tmp_path / "moving.png", Image.new("P", (8, 8)), "GIF"), "not a PNG, JPEG or WebP")
     refused(tmp_path / "missing.png", "cannot be read", "check its name")
     refused(tmp_path, "cannot be read")
 
 
-def test_giant_picture_is_refused_by_its_header(tmp_path: Path) -> None:
+def test_giant_image_is_refused_by_its_header(tmp_path: Path) -> None:
     refused(png_file(tmp_path / "giant.png", 30_000, 20_000, 8, 2, b""), "30000 x 20000 pixels", "cut it")
 
 
@@ -242,14 +242,14 @@ def test_bytes_after_the_end_are_ignored(tmp_path: Path) -> None:
     for file_format in FORMATS:
         path = save(tmp_path / "in", Image.fromarray(noise(8, 8, 3)), file_format)
         path.write_bytes(path.read_bytes() + b"appended by a tool")
-        assert read_picture(path).rgb.shape == (8, 8, 3)
+        assert read_image(path).rgb.shape == (8, 8, 3)
 
 
 # Writing
 
 
 def test_jpeg_is_of_quality_95_without_subsampling(tmp_path: Path) -> None:
-    write_picture(tmp_path / "out.JPG", smooth(16, 16))
+    write_image(tmp_path / "out.JPG", smooth(16, 16))
     reference = io.BytesIO()
     Image.fromarray(smooth(16, 16)).save(reference, "JPEG", quality=95, subsampling="4:4:4")
     assert (tmp_path / "out.JPG").read_bytes() == reference.getvalue()
@@ -259,8 +259,8 @@ def test_jpeg_is_of_quality_95_without_subsampling(tmp_path: Path) -> None:
 @same_folder
 def test_gray_is_the_rounded_average(tmp_path: Path, red: int, green: int, blue: int) -> None:
     rgb = np.array([[[red, green, blue]]], dtype=np.uint8)
-    write_picture(tmp_path / "out.png", rgb, like=Picture(rgb, None, True, None))
-    assert read_picture(tmp_path / "out.png").rgb[0, 0].tolist() == [round((red + green + blue) / 3)] * 3
+    write_image(tmp_path / "out.png", rgb, like=DecodedImage(rgb, None, True, None))
+    assert read_image(tmp_path / "out.png").rgb[0, 0].tolist() == [round((red + green + blue) / 3)] * 3
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
@@ -269,17 +269,17 @@ def test_profile_is_copied_where_it_fits(tmp_path: Path, suffix: str, grayscale:
     gray_file = grayscale and suffix != ".webp"
     path = tmp_path / f"out{suffix}"
     for profile, fits in ((SRGB_PROFILE, not gray_file), (GRAY_PROFILE, gray_file)):
-        write_picture(path, smooth(8, 8), like=Picture(smooth(8, 8), None, grayscale, profile))
-        assert read_picture(path).icc_profile == (profile if fits else None)
+        write_image(path, smooth(8, 8), like=DecodedImage(smooth(8, 8), None, grayscale, profile))
+        assert read_image(path).icc_profile == (profile if fits else None)
 
 
 def test_no_other_metadata_is_copied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010F] = "maker of the camera"
     path = save(tmp_path / "in.jpg", Image.fromarray(smooth(8, 8)), "JPEG", exif=exif, comment=b"a secret")
-    picture = read_picture(path)
+    image = read_image(path)
     for suffix in (".jpg", ".png", ".webp"):
-        write_picture(tmp_path / f"out{suffix}", picture.rgb, like=picture)
+        write_image(tmp_path / f"out{suffix}", image.rgb, like=image)
         written = (tmp_path / f"out{suffix}").read_bytes()
         assert b"maker of the camera" not in written and b"a secret" not in written
 
@@ -302,7 +302,7 @@ def test_unwritable_is_refused(
     with pytest.raises(ValueError) as from_check:
         check_writable(tmp_path / name, *size, has_alpha=has_alpha)
     with pytest.raises(ValueError) as from_write:
-        write_picture(tmp_path / name, rgb, like=Picture(rgb, alpha, False, None))
+        write_image(tmp_path / name, rgb, like=DecodedImage(rgb, alpha, False, None))
     assert str(from_check.value) == str(from_write.value)
     assert all(word in str(from_write.value) for word in [name, *words])
     assert list(tmp_path.iterdir()) == []
@@ -310,29 +310,29 @@ def test_unwritable_is_refused(
 
 @pytest.mark.parametrize(("name", "side"), [("out.webp", 16_383), ("out.jpg", 65_500)])
 def test_longest_side_that_is_not_refused_is_written(tmp_path: Path, name: str, side: int) -> None:
-    write_picture(tmp_path / name, np.zeros((1, side, 3), np.uint8))
-    assert read_picture(tmp_path / name).rgb.shape == (1, side, 3)
+    write_image(tmp_path / name, np.zeros((1, side, 3), np.uint8))
+    assert read_image(tmp_path / name).rgb.shape == (1, side, 3)
 
 
 def test_writing_makes_folders_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "out.png"
-    write_picture(path, noise(4, 4, 3, seed=1))
-    write_picture(path, noise(4, 4, 3, seed=2))
-    np.testing.assert_array_equal(read_picture(path).rgb, noise(4, 4, 3, seed=2))
+    write_image(path, noise(4, 4, 3, seed=1))
+    write_image(path, noise(4, 4, 3, seed=2))
+    np.testing.assert_array_equal(read_image(path).rgb, noise(4, 4, 3, seed=2))
     assert list(path.parent.iterdir()) == [path]
     taken = tmp_path / "taken.png"
     taken.mkdir()
     with pytest.raises(OSError):
-        write_picture(taken, noise(4, 4, 3))
+        write_image(taken, noise(4, 4, 3))
     assert sorted(tmp_path.iterdir()) == [tmp_path / "deep", taken]
 
 
 def test_older_file_survives_until_the_new_one_is_whole(tmp_path: Path) -> None:
     """A second name of the old file keeps its bytes: the new file is another one, not the old one written over."""
-    write_picture(tmp_path / "out.png", noise(4, 4, 3, seed=1))
+    write_image(tmp_path / "out.png", noise(4, 4, 3, seed=1))
     os.link(tmp_path / "out.png", tmp_path / "old.png")
-    write_picture(tmp_path / "out.png", noise(4, 4, 3, seed=2))
-    np.testing.assert_array_equal(read_picture(tmp_path / "old.png").rgb, noise(4, 4, 3, seed=1))
+    write_image(tmp_path / "out.png", noise(4, 4, 3, seed=2))
+    np.testing.assert_array_equal(read_image(tmp_path / "old.png").rgb, noise(4, 4, 3, seed=1))
 
 
 # Planning
@@ -350,14 +350,14 @@ def problems(source: Path, target: Path) -> list[str]:
     return str(caught.value).split("; ")
 
 
-def test_pictures_are_listed_by_suffix(tmp_path: Path) -> None:
+def test_images_are_listed_by_suffix(tmp_path: Path) -> None:
     wanted = ["B.JPG", "a.png", "sub/deep/c.Jpeg", "sub/d.webp"]
     touch(tmp_path, *wanted, "e.txt", "f.gif", "png", ".hidden.png", ".cache/g.png", "sub/.h/i.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "broken.png").symlink_to("nowhere")
-    assert list_pictures(tmp_path) == sorted(tmp_path / name for name in wanted)
+    assert list_images(tmp_path) == sorted(tmp_path / name for name in wanted)
     with pytest.raises(ValueError, match="not a folder"):
-        list_pictures(tmp_path / "a.png")
+        list_images(tmp_path / "a.png")
 
 
 def test_plans(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_bad_plans_are_refused(tmp_path: Path) -> None:
     source, a = tmp_path / "in", tmp_path / "in/a.png"
     for bad_source, bad_target, words in [
         (tmp_path / "none.png", tmp_path / "x.png", "does not exist"),
-        (tmp_path / "empty", tmp_path / "x", "holds no pictures"),
+        (tmp_path / "empty", tmp_path / "x", "holds no images"),
         (source, source, "both input and output"),
         (source, tmp_path / "link", "both input and output"),
         (a, a, "both input and output"),
@@ -409,7 +409,7 @@ def test_output_above_the_input_does_not_reach_into_it(tmp_path: Path) -> None:
 def test_inputs_with_one_output_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     """Two cases of a letter, two encodings of an accent."""
     touch(tmp_path / "in", *names)
-    if len(list_pictures(tmp_path / "in")) == 1:
+    if len(list_images(tmp_path / "in")) == 1:
         pytest.skip("this disk does not tell the two names apart")
     assert "would both become" in problems(tmp_path / "in", tmp_path / "out")[0]
 

@@ -22,13 +22,13 @@ def random_image(height: int, width: int, channels: int = 3, dtype: torch.dtype 
 
 
 def box_filter(image: Tensor, radius: int) -> Tensor:
-    """Mean of the picture's own pixels at most `radius` rows and columns away: the borders are special."""
+    """Mean of the image's own pixels at most `radius` rows and columns away: the borders are special."""
     return F.avg_pool2d(image, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
 
 
 @settings(deadline=None, max_examples=200)
 @given(SIZES, SIZES, TILE_AND_OVERLAP)
-def test_identity_gives_the_picture_back(height: int, width: int, plan: tuple[int, int]) -> None:
+def test_identity_gives_the_image_back(height: int, width: int, plan: tuple[int, int]) -> None:
     image = random_image(height, width)
     torch.testing.assert_close(restore_tiled(lambda part: part, image, *plan), image, rtol=0, atol=1e-5)
 

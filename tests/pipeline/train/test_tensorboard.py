@@ -20,7 +20,7 @@ def test_its_thread_ends_before_its_folder_goes(tmp_path: Path, closed: bool) ->
     before = {*threading.enumerate()}
     board = TensorBoardWriter(open_storage(str(tmp_path)), images_seen=0)
     board.add({"images_seen": 1, "loss": 0.5})
-    board.publish()
+    board.upload()
     assert [path for path in (tmp_path / "tensorboard").iterdir() if path.stat().st_size > 0]
     folder = board._folder
     assert folder.exists() and {*threading.enumerate()} - before

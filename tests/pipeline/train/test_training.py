@@ -16,9 +16,10 @@ from pipeline.runs.checkpoints import Checkpoints
 from pipeline.runs.folder import Run
 from pipeline.runs.load import load_trained
 from pipeline.train import launch as command
-from pipeline.train.distributed import ProcessGroup
+from pipeline.train.distributed import PeerLostError, ProcessGroup
 from pipeline.train.loop import Trainer, train
 from pipeline.train.prepare import Training, reserve_run
+from tests.support.counting import count_requests
 from tests.support.datasets import make_dataset
 from tests.support.training import BATCH, config_for, run_workers, train_alone, trainer_for, weights_hash
 
@@ -275,3 +276,42 @@ def test_broken_shard_stops_all_workers_with_its_name(data: str, tmp_path: Path)
     (broken / "train-00001.tar").write_bytes(shard)
     with pytest.raises(ValueError, match=r"train-00001\.tar is missing or damaged"):
         train(config_for(str(broken), tmp_path / "run"), ProcessGroup(0, 1, torch.device("cpu")), lambda row: None)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_data_set_and_run_are_opened_once(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    """Before the first step the manifest is read once and the run's checkpoints are listed once."""
+    config = config_for(data, tmp_path / "run", max_images=2 * BATCH)
+    if resumed:
+        command.main(config)
+    counts = count_requests(monkeypatch)
+    seen: list[dict[tuple[str, str], int]] = []
+    step = Trainer._step
+
+    def first_step(self: Trainer, *pairs: Any) -> Any:
+        seen.append(dict(counts))
+        return step(self, *pairs)
+
+    monkeypatch.setattr(Trainer, "_step", first_step)
+    command.main(config.with_options(max_images=4 * BATCH))
+    before = seen[0]
+    assert before["get", f"{data}/manifest.parquet"] == 1 and before["get", f"{data}/dataset.json"] == 1
+    assert before["list", f"{tmp_path / 'run'}/checkpoints/"] == 1
+
+
+def test_an_error_of_the_device_in_a_collective_is_no_lost_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = ProcessGroup(0, 2, torch.device("cpu"))
+    for error, kind in (
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), torch.OutOfMemoryError),
+        (ValueError("could not broadcast input array"), ValueError),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), PeerLostError),
+    ):
+
+        def fail(tensor: torch.Tensor, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+        with pytest.raises(kind):
+            group.all_reduce_sum_(torch.zeros(1))
