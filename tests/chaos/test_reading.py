@@ -21,9 +21,8 @@ import numpy as np
 import pytest
 
 from infra.local_s3.server import LocalS3
-from infra.storage import StorageError, open_storage, retry, s3_download
+from infra.storage import StorageError, UserError, open_storage, retry, s3_download
 from infra.storage import s3 as s3_storage
-from irae.config import IRAEConfig
 from pipeline.config.train import TrainConfig
 from pipeline.train.distributed import ProcessGroup
 from sharding import Dataset, Loader, ShardReader
@@ -32,6 +31,7 @@ from tests.support.datasets import build, upload
 from tests.support.fault_proxy import FAULTS, FaultProxy
 from tests.support.reading_worker import GLOBAL_BATCH, make_loader, read_state
 from tests.support.sharding import partial_files
+from tests.support.training import config_for
 
 WORKER = [sys.executable, "-m", "tests.support.reading_worker"]
 
@@ -284,13 +284,13 @@ def train_rank(rank: int, config: TrainConfig, folder: Path, environment: dict[s
 
     retry.RETRY_DEADLINE_S = 2.0
     os.environ |= environment | {"IRAE_CACHE": str(folder / f"cache{rank}")}
-    s3_download.STALL_S, s3_download.ATTEMPT_S, s3_storage._DOWNLOAD["read_timeout"] = 3.0, 1.0, 1
+    s3_download.STALL_S, s3_download.ATTEMPT_S, s3_storage._DOWNLOAD["read_timeout"] = 3.0, 0.5, 1
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     result = "no error"
     try:
         train(config, ProcessGroup.current(torch.device("cpu")), lambda row: None)
-    except ValueError as error:
+    except UserError as error:
         result = f"{type(error).__name__}: {error}"
     (folder / f"{rank}.json").write_text(json.dumps(result))
 
@@ -315,10 +315,7 @@ def test_a_silent_store_of_one_rank_stops_all_ranks(
 ) -> None:
     """Before the first step, between steps, and in validation."""
     build(s3_url, train=64, per_shard=4)
-    model = IRAEConfig(K=1, L=2, width=8)
-    config = TrainConfig(
-        data=s3_url, out=str(tmp_path / "run"), model=model, global_batch_size=8, max_images=400, ray=False
-    )
+    config = config_for(s3_url, tmp_path / "run", K=1, max_images=400)
     requests = itertools.count()
     affects: Callable[[str, str], bool] = lambda m, path: f"/{part}-" in path and next(requests) >= passed  # noqa: E731
     with FaultProxy(s3_server.endpoint, kinds=["silent"], share=1.0, affects=affects) as proxy:
