@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,11 +10,8 @@ from filelock import FileLock, Timeout
 
 from infra.storage import UserError
 from sharding.download.archives import ARCHIVES, Archive
-from sharding.download.over_http import DownloadError, fetch, file_md5, part_path
+from sharding.download.over_http import DownloadError, fetch, file_md5
 from sharding.download.unpack import is_unpacked, unpack
-
-UNPACKED_SHARE = 1.4
-"""Disk space of an unpacked archive of JPEGs over the archive's size: small files waste half a block each."""
 
 
 def download(
@@ -28,7 +24,7 @@ def download(
 
     Unpacked archives, archives (put there by anyone; their MD5 must be right) and partial downloads in the folder are
     used. `progress` gets the number of bytes that are there. Raises UserError: unknown source, no network, a wrong
-    file, no space, another download into the folder.
+    file, a full disk, another download into the folder.
     """
     if source_name not in table:
         raise UserError(f"there is nothing to download for {source_name}: only for {', '.join(sorted(table))}.")
@@ -49,7 +45,6 @@ def download(
 def _fetch_all(archives: Sequence[Archive], folder: Path, progress: Callable[[int], None]) -> None:
     packed = [archive for archive in archives if archive.holds and not is_unpacked(archive, folder)]
     missing = [a for a in archives if (a in packed or not a.holds) and not _exists(a, folder)]
-    _check_space(missing, packed, folder)
     existing_bytes = sum(archive.size_bytes for archive in archives if archive not in missing)
     for number, archive in enumerate(missing):
         try:
@@ -81,14 +76,3 @@ def _exists(archive: Archive, folder: Path) -> bool:
     else:
         return True
     raise UserError(f"{path} {wrong}: move it away, and it is downloaded, or put the right one there.")
-
-
-def _check_space(missing: Sequence[Archive], packed: Sequence[Archive], folder: Path) -> None:
-    partial_bytes = sum(path.stat().st_size for path in (part_path(a, folder) for a in missing) if path.exists())
-    needed = sum(a.size_bytes for a in missing) - partial_bytes + sum(UNPACKED_SHARE * a.size_bytes for a in packed)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder} needs {needed / 1e9:.1f} GB for the download and its contents, but {free / 1e9:.1f} GB are "
-            "free: free some, or choose another folder."
-        )

@@ -43,7 +43,7 @@ def fetch(archive: Archive, folder: Path, progress: Callable[[int], None]) -> No
 
     `progress` gets the number of bytes received so far. Raises DownloadError, and OSError for the local disk.
     """
-    part = part_path(archive, folder)
+    part = folder / f"{archive.name}.part"
     part.touch()
     if part.stat().st_size > archive.size_bytes:
         os.truncate(part, 0)
@@ -117,11 +117,6 @@ def _network_errors(url: str) -> Iterator[None]:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise InterruptedDownload(f"no answer, or only part of one, from {url} ({reason})") from error
-
-
-def part_path(archive: Archive, folder: Path) -> Path:
-    """File of an incomplete download."""
-    return folder / f"{archive.name}.part"
 
 
 def file_md5(path: Path) -> str:

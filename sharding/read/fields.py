@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,17 +15,7 @@ from sharding.tar import NPY_HEADER_BYTES
 DECODE_THREADS = 4
 
 
-class FieldReader(Protocol):
-    """One field of a split."""
-
-    shape: tuple[int, ...]
-    """Shape of one sample."""
-
-    def copy(self, content: np.ndarray, rows: np.ndarray, out: np.ndarray, slots: np.ndarray) -> None:
-        """Write the field of samples `rows`, all in the shard with these bytes, to `out[slots]`."""
-
-
-def open_field(dataset: Dataset, split: Split, name: str) -> FieldReader:
+def open_field(dataset: Dataset, split: Split, name: str) -> RawField | JpegField:
     """The reader of a field. Raises UserError unless the data set stores it as images or masks of one size."""
     extension = dataset.fields.get(name)
     if extension is None:
@@ -52,6 +41,7 @@ class RawField:
         self._bytes = int(np.prod(shape))
 
     def copy(self, content: np.ndarray, rows: np.ndarray, out: np.ndarray, slots: np.ndarray) -> None:
+        """Write the field of samples `rows`, all in the shard with these bytes, to `out[slots]`."""
         flat, length = out.reshape(len(out), -1), self._bytes
         for slot, start in zip(slots.tolist(), self._starts[rows].tolist(), strict=True):
             flat[slot] = content[start : start + length]
@@ -65,6 +55,8 @@ class JpegField:
         self._threads = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="jpeg")
 
     def copy(self, content: np.ndarray, rows: np.ndarray, out: np.ndarray, slots: np.ndarray) -> None:
+        """As RawField.copy."""
+
         def decode(row: int, slot: int) -> None:
             start = int(self._starts[row])
             data = content[start : start + int(self._sizes[row])].tobytes()

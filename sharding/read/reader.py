@@ -19,7 +19,7 @@ from infra.storage import UserError
 from sharding.dataset import Dataset
 from sharding.order import DeterministicSampler
 from sharding.read.batch import Batch
-from sharding.read.fields import FieldReader, open_field
+from sharding.read.fields import open_field
 from sharding.read.local_shards import LocalShards
 from sharding.read.prefetch import ShardPrefetcher
 
@@ -58,7 +58,7 @@ class ShardReader:
         self.dataset = dataset
         self.split = dataset.split(split)
         self._allocate = allocate
-        self._fields: dict[str, FieldReader] = {name: open_field(dataset, self.split, name) for name in fields}
+        self._fields = {name: open_field(dataset, self.split, name) for name in fields}
         self._local = LocalShards(dataset, self.split, cache, cache_bytes)
         self._shard_bytes = [dataset.shards[s]["bytes"] for s in np.unique(self.split.shard)]
         if self._local.limit_bytes:  # downloads in progress must not evict what is being read

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,12 +76,6 @@ class Folder(FileSource):
             problems.append(f"{len(outside)} images lie outside the folders {examples(folders)} ({examples(outside)})")
         if not files:
             problems.append(f"there are no images in it (files ending in {', '.join(IMAGE_SUFFIXES)})")
-        by_key = defaultdict(list)
-        for file in files:
-            by_key[safe_key(file)].append(file)
-        doubles = [" and ".join(same) for same in by_key.values() if len(same) > 1]
-        if doubles:
-            problems.append(f"{len(doubles)} keys belong to several files, rename them ({examples(doubles)})")
         if problems:
             raise UserError(f"{self.root}: {'; '.join(problems)}.")
 

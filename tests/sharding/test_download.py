@@ -297,11 +297,6 @@ def test_without_a_network(site: Site, blob: dict, tmp_path: Path) -> None:
             assert f"http://{host}/b" in message and f"put it into {tmp_path}" in message
 
 
-def test_space_is_checked_first(site: Site, tmp_path: Path) -> None:
-    table = {"huge": (Archive("huge.bin", f"{site.url}/huge.bin", 10**18, "0" * 32, "http://example.org/page"),)}
-    assert "1000000000.0 GB" in problem(table, tmp_path) and not site.requests
-
-
 def test_a_folder_that_cannot_be_written(site: Site, blob: dict, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert str(tmp_path / "file") in problem(blob, tmp_path / "file" / "below")
