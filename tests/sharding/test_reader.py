@@ -101,6 +101,26 @@ def test_a_reader_of_fields_that_are_not_there(local: Dataset, tmp_path: Path) -
         ShardReader(local, "train", tmp_path, fields=("jpeg20",))
 
 
+def test_batches_lie_in_the_caller_s_memory(local: Dataset, tmp_path: Path) -> None:
+    made: list[np.ndarray] = []
+
+    def allocate(shape: tuple[int, ...]) -> np.ndarray:
+        made.append(np.full(shape, 7, np.uint8))
+        return made[-1]
+
+    batch = ShardReader(local, "train", tmp_path, fields=FIELDS, allocate=allocate).read([3, 1])
+    assert [batch.fields[name] is array for name, array in zip(FIELDS, made, strict=True)] == [True] * 3
+    assert np.array_equal(batch.clean, ShardReader(local, "train", tmp_path).read([3, 1]).clean)
+
+
+def test_reading_needs_no_torch(local: Dataset, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from pathlib import Path; from infra.storage import open_storage; "
+    code += "from sharding import Dataset, ShardReader; data, cache = sys.argv[1:]; "
+    code += "print(ShardReader(Dataset.open(open_storage(data)), 'train', Path(cache)).read([0]).clean.shape)"
+    command = [sys.executable, "-c", code, local.store.url, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "(1, 16, 16, 3)\n"
+
+
 def test_stock_webdataset_reads_the_same(local: Dataset) -> None:
     wds = pytest.importorskip("webdataset")
     expected = from_tars(local, "train")
