@@ -2,16 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+QUICK := not (integration or slow or chaos)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## install into .venv
+	@echo "installed. Next: source .venv/bin/activate, then irae --help"
 
 demo: $(INSTALLED) ## shard, train, evaluate and restore on this machine, with a local S3 (under 10 minutes)
 	python -m pipeline.demo
 
-test: $(INSTALLED) ## all tests (about 12 minutes on 2 cores)
-	python -m pytest
+quick: $(INSTALLED) ## the tests without Ray, an S3 server, a browser or a command's process, in parallel (90 seconds on 2 cores)
+	python -m pytest -n auto --maxprocesses 8 -m "$(QUICK)"
+
+test: quick ## all tests but campaigns and clusters (under 15 minutes on 2 cores)
+	python -m pytest -m "not chaos and not ($(QUICK))"
 
 chaos: $(INSTALLED) ## the campaigns of kills, faults and damage in full length (about 20 minutes)
 	python -m pytest -m chaos --timeout 3600
@@ -19,10 +26,18 @@ chaos: $(INSTALLED) ## the campaigns of kills, faults and damage in full length 
 cluster-test: $(INSTALLED) ## `ray up` for real, on hosts made of namespaces (root, Linux; about 10 minutes; says why where it cannot)
 	python -m tests.cluster
 
-lint: $(INSTALLED) ## style and types
+lint: $(INSTALLED) ## style, types, words and docs
 	ruff check .
 	ruff format --check .
 	mypy
+	python docs/check_words.py
+	$(MAKE) --no-print-directory docs
+
+docs: $(INSTALLED) ## the pages and the API reference in build/docs; warnings are errors
+	python -m sphinx -W --keep-going -q -b html docs build/docs
+
+help-texts: $(INSTALLED) ## write the help of every command into docs/help
+	python docs/make_help.py
 
 bench: $(INSTALLED) ## every benchmark; each prints one JSON object last
 	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); echo "== $$name"; python -m benchmarks.$$name || exit 1; done
@@ -40,4 +55,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	python -m pip install --quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
 	@touch $@
 
-.PHONY: help demo test chaos cluster-test lint bench clean
+.PHONY: help install docs help-texts demo quick test chaos cluster-test lint bench clean

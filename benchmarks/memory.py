@@ -1,8 +1,7 @@
 """python -m benchmarks.memory: peak memory and time of a training step, ordinary and reversible, over K.
 
-Memory is measured in processes of their own, three for each case, of which the median counts: the largest resident size
-during the steps, above that just before them, which the heap's luck moves by a tenth. Times are taken in one process,
-alternating.
+Memory is the median over three processes of the largest resident size during the steps minus that just before them
+(the heap's layout changes it by a tenth). Times are taken in one process, alternating.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ def make_step(K: int, reversible: bool):  # type: ignore[no-untyped-def]
 
 
 def resident_mb(which: str) -> float:
-    """This process's resident size (Linux): VmRSS is now, VmHWM the largest so far.
+    """This process's resident size (Linux): VmRSS is the current one, VmHWM the largest so far.
 
-    getrusage's maximum would begin with the size of the process that started this one.
+    getrusage's maximum includes the size of the parent process.
     """
     with open("/proc/self/status") as file:
         (line,) = (line for line in file if line.startswith(f"{which}:"))
@@ -49,7 +48,7 @@ def resident_mb(which: str) -> float:
 
 
 def measure_memory(K: int, reversible: bool) -> float:
-    """Peak above the start of two steps, MB. The weights and their gradients are there before."""
+    """Peak during two steps, MB above the size before them, which includes weights and gradients."""
     model, step = make_step(K, reversible)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -73,9 +72,9 @@ def time_ratio(K: int) -> float:
     for _ in range(REPEATS + 1):
         seconds = []
         for step in steps:
-            begin = time.perf_counter()
+            started = time.perf_counter()
             step()
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - started)
         ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios[1:])
 

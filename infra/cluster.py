@@ -52,7 +52,7 @@ def ray_session(
     One node without RAY_ADDRESS: Ray is started on this machine, on the loopback interface alone, and ends with us.
     `simulate`: as many nodes are started on this machine.
     """
-    address = os.environ.get("RAY_ADDRESS") or ("auto" if nodes > 1 else None)
+    address = ray_address(nodes)
     apply_settings(starts_here=simulate or address is None)
     import ray
 
@@ -80,13 +80,21 @@ def ray_session(
             simulated.shutdown()
 
 
+def ray_address(nodes: int) -> str | None:
+    """Address of the cluster to connect to; None: Ray is started on this machine."""
+    return os.environ.get("RAY_ADDRESS") or ("auto" if nodes > 1 else None)
+
+
 def apply_settings(starts_here: bool) -> None:
-    """Ray reads its environment when it is imported. A Ray of our own lets in only those who know its random token."""
-    assert "ray" not in sys.modules, "Ray was imported before its settings were made"
-    for name, value in LOCAL_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    """Set Ray's environment variables, which it reads when it is imported; once set, they may be applied again.
+
+    `starts_here`: Ray is started by this process, and admits only processes that know its random token.
+    """
+    settings = {name: value for name, value in LOCAL_SETTINGS.items() if name not in os.environ}
     if starts_here and "RAY_AUTH_TOKEN" not in os.environ:
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    assert not settings or "ray" not in sys.modules, "Ray was imported before its settings were made"
+    os.environ.update(settings)
 
 
 def _simulated_cluster(nodes: int) -> Any:

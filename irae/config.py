@@ -24,13 +24,13 @@ class IRAEConfig:
     decoder: Literal["inverse", "direct"] = "direct"
     """inverse: the paper's, the inverse of a second flow. direct: parametrised from codes to image; faster."""
     scale_min: float = 0.5
-    """Smallest factor of a coupling. 0 is the paper's: any factor above 0, which trains to maps that are invertible on
-    paper but not in float32."""
-    start: Literal["random", "identity"] = "identity"
-    """identity: the untrained network gives its input back. random: decoder and encoder are drawn apart."""
+    """Smallest scale of a coupling. 0 is the paper's: any scale above 0, which trains to maps that float32 cannot
+    invert."""
+    init: Literal["random", "identity"] = "identity"
+    """identity: the untrained network is the identity. random: encoder and decoder are drawn independently."""
 
     def problems(self) -> list[str]:
-        """Everything that is wrong with it, a sentence each."""
+        """All invalid values, a sentence each."""
         problems = [
             f"{name} is {value}, but must be a whole number from 1 up."
             for name, value in (("K", self.K), ("L", self.L), ("width", self.width), ("channels", self.channels))
@@ -39,7 +39,7 @@ class IRAEConfig:
         for name, value, choices in (
             ("conv1x1", self.conv1x1, ("lu", "plain")),
             ("decoder", self.decoder, ("inverse", "direct")),
-            ("start", self.start, ("random", "identity")),
+            ("init", self.init, ("random", "identity")),
         ):
             if value not in choices:
                 problems.append(f"{name} is {value!r}, but must be {' or '.join(choices)}.")
@@ -53,5 +53,5 @@ class IRAEConfig:
         return 2**self.L
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; `IRAEConfig(**values)` is the way back."""
+        """As plain JSON values; `IRAEConfig(**values)` is the inverse."""
         return dataclasses.asdict(self)

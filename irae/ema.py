@@ -1,51 +1,49 @@
-"""An exponential moving average of a model's weights: smoother than the last step's, at no cost to training."""
+"""Exponential moving average (EMA) of a model's weights: smoother than the last step's, at no cost to training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """What batch normalisation keeps of the batches that it has seen, by name; empty for a model without it."""
-    names = (
-        f"{name}.{buffer}"
+    """Running means and variances of all batch normalisations, by name; empty for a model without any."""
+    return {
+        f"{name}.{buffer}": getattr(layer, buffer)
         for name, layer in model.named_modules()
         if isinstance(layer, nn.BatchNorm2d)
         for buffer in ("running_mean", "running_var")
-    )
-    buffers = dict(model.named_buffers())
-    return {name: buffers[name] for name in names}
+    }
 
 
 class EMA:
-    """Average of the parameters over about the last `horizon_images` images; over all, as long as there were fewer.
+    """Average of the parameters over about the last `horizon_images` images; an even one of all while there are fewer.
 
-    `relative_width` instead: over about this share of the images so far, for runs of which nobody knows how many images
-    they will see (as in Karras et al. 2024, arXiv 2312.02696, whose profile is a power of the run's length). Running
-    statistics of batch normalisation are averaged with them: those of one moment would not fit.
+    `relative_width`: the horizon as a fraction of the images so far instead, for runs of unknown length (Karras et al.
+    2024, arXiv 2312.02696, whose profile is a power of the run's length). Running statistics of batch normalisation are
+    averaged too, since those of a single step would not fit the averaged weights. AveragedModel would do the same, but
+    walks through all modules in each update: 10 ms instead of 0.8 ms for K=16.
     """
 
     def __init__(self, model: nn.Module, horizon_images: float, relative_width: float = 0.0) -> None:
         self.horizon_images, self.relative_width = horizon_images, relative_width
-        self._weights = {**dict(model.named_parameters()), **running_statistics(model)}
-        self._average = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        self._weights: list[Tensor] = [*model.parameters(), *running_statistics(model).values()]
+        self._averages = [weight.detach().clone() for weight in self._weights]
 
-    @torch.no_grad()
     def update(self, batch_images: int, images_seen: int) -> None:
-        """Take in the weights after a step; `images_seen` counts the whole run with this step."""
+        """Include the weights after a step; `images_seen`: images of the whole run, this step's included."""
         horizon_images = self.horizon_images or self.relative_width * images_seen
-        share = -math.expm1(-batch_images / horizon_images)
-        share = max(share, batch_images / images_seen)
-        torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), share)
+        decay = min(math.exp(-batch_images / horizon_images), 1 - batch_images / images_seen)
+        get_ema_multi_avg_fn(decay)(self._averages, self._weights, None)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Inside, the model has the average as its weights."""
+    def swapped_in(self) -> Iterator[None]:
+        """The average as the model's weights inside the context."""
         self._swap()
         try:
             yield
@@ -53,14 +51,8 @@ class EMA:
             self._swap()
 
     @torch.no_grad()
-    def load(self, average: Mapping[str, Tensor]) -> None:
-        """Go on from saved averages, by their names."""
-        for name, tensor in self._average.items():
-            tensor.copy_(average[name])
-
-    @torch.no_grad()
     def _swap(self) -> None:
-        for name, weight in self._weights.items():
+        for weight, average in zip(self._weights, self._averages, strict=True):
             held = weight.clone()
-            weight.copy_(self._average[name])
-            self._average[name].copy_(held)
+            weight.copy_(average)
+            average.copy_(held)

@@ -1,7 +1,7 @@
 """Steps joined to whole flows: an image (B, C, H, W) on one side, the codes of all levels on the other.
 
-Codes: a tuple of L + 1 tensors, z_1 ... z_L and what is left after the last level. With C = 3 and L = 2 they are
-(B, 6, H/2, W/2), (B, 12, H/4, W/4) and (B, 12, H/4, W/4): as many numbers as the image has.
+Codes: a tuple of L + 1 tensors, z_1 ... z_L and the half that the last level's split leaves. With C = 3 and L = 2 they
+are (B, 6, H/2, W/2), (B, 12, H/4, W/4) and (B, 12, H/4, W/4): as many numbers as the image has.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def run_steps(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
     """The steps one after the other."""
     if reversible and torch.is_grad_enabled():
         return run_reversible(x, steps)
-    for step, folded in zip(steps, type(steps[0]).folded(steps), strict=True):
-        x = step.run(x, folded)
+    for step, weights in zip(steps, type(steps[0]).fused(steps), strict=True):
+        x = step.forward_fused(x, weights)
     return x
 
 
-def run_steps_back(x: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
-    """Their inverses, the last step first."""
+def invert_steps(y: Tensor, steps: Sequence[FlowStep], reversible: bool) -> Tensor:
+    """The inverses of the steps, the last step first."""
     if reversible and torch.is_grad_enabled():
-        return run_reversible(x, steps, backwards=True)
-    for step, folded in zip(reversed(steps), reversed(type(steps[0]).folded(steps, undo=True)), strict=True):
-        x = step.undo(x, folded)
-    return x
+        return run_reversible(y, steps, inverse=True)
+    for step, weights in zip(reversed(steps), reversed(type(steps[0]).fused(steps, inverse=True)), strict=True):
+        y = step.inverse_fused(y, weights)
+    return y
 
 
 class Flow(nn.Module):
@@ -47,7 +47,7 @@ class Flow(nn.Module):
 
     levels: Any  # nn.ModuleList of nn.ModuleList of FlowStep; torch's own types forget what a list holds
     reversible = False
-    """Compute activations back from outputs in the backward pass instead of keeping them."""
+    """Recompute activations from outputs in the backward pass instead of storing them (reversible.py)."""
 
     def __init__(self, channels: int, K: int, L: int, shape: StepShape) -> None:
         super().__init__()
@@ -66,15 +66,15 @@ class Flow(nn.Module):
         *levels, x = codes
         for level, code in zip(reversed(self.levels), reversed(levels), strict=True):
             x = torch.cat([x, code], dim=1)
-            x = unsqueeze(run_steps_back(x, level, self.reversible))
+            x = unsqueeze(invert_steps(x, level, self.reversible))
         return x
 
     def log_det(self, x: Tensor) -> Tensor:
         """log |det d codes / d x|, (B,)."""
-        return torch.stack([step.log_det(entering) for step, entering in self.walk(x)]).sum(0)
+        return torch.stack([step.log_det(entering) for step, entering in self.iter_steps_with_input(x)]).sum(0)
 
-    def walk(self, x: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
-        """Each step with what enters it."""
+    def iter_steps_with_input(self, x: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
+        """Each step and its input."""
         for level in self.levels:
             x = squeeze(x)
             for step in level:
@@ -95,9 +95,8 @@ class Flow(nn.Module):
         return (*codes, x)
 
     @torch.no_grad()
-    def initialise_nets_back(self, codes: Codes) -> None:
-        """Set the ActNorms inside the couplings from what they are given on the way back; the steps' own stay as they
-        are."""
+    def init_coupling_nets_reversed(self, codes: Codes) -> None:
+        """Set the ActNorms inside the couplings from the inverse pass of the codes; the steps' own are unchanged."""
         *levels, x = codes
         for level, code in zip(reversed(self.levels), reversed(levels), strict=True):
             x = torch.cat([x, code], dim=1)
@@ -129,16 +128,16 @@ class GenerativeFlow(nn.Module):
     def inverse(self, x: Tensor) -> Codes:
         codes = []
         for level in reversed(self.levels):
-            x, code = run_steps_back(squeeze(x), level, self.reversible).chunk(2, dim=1)
+            x, code = invert_steps(squeeze(x), level, self.reversible).chunk(2, dim=1)
             codes.append(code)
         return (*codes, x)
 
     def log_det(self, codes: Codes) -> Tensor:
         """log |det d image / d codes|, (B,)."""
-        return torch.stack([step.log_det(entering) for step, entering in self.walk(codes)]).sum(0)
+        return torch.stack([step.log_det(entering) for step, entering in self.iter_steps_with_input(codes)]).sum(0)
 
-    def walk(self, codes: Codes) -> Iterator[tuple[FlowStep, Tensor]]:
-        """Each step with what enters it."""
+    def iter_steps_with_input(self, codes: Codes) -> Iterator[tuple[FlowStep, Tensor]]:
+        """Each step and its input."""
         *levels, x = codes
         for level, code in zip(self.levels, reversed(levels), strict=True):
             x = torch.cat([x, code], dim=1)
@@ -147,25 +146,25 @@ class GenerativeFlow(nn.Module):
                 x = step(x)
             x = unsqueeze(x)
 
-    def start_as_inverse_of(self, flow: Flow) -> None:
-        """With untrained couplings, this flow after `flow` is the identity."""
-        for step, mirror in self._pairs(flow):
-            step.start_as_inverse_of(mirror)
+    def init_as_inverse_of(self, flow: Flow) -> None:
+        """Make this flow after `flow` the identity as long as all couplings are untrained."""
+        for step, mirror in self._mirrored_steps(flow):
+            step.init_as_inverse_of(mirror)
 
     @torch.no_grad()
     def initialise_like(self, codes: Codes, flow: Flow) -> Tensor:
-        """Set every ActNorm so that each step gives out what its mirror in `flow` (already initialised) was given."""
+        """Set every ActNorm so that each step's output matches the input of its mirror in `flow` (initialised)."""
         *levels, x = codes
-        mirrors = iter(self._pairs(flow))
+        mirrored = iter(self._mirrored_steps(flow))
         for level, code in zip(self.levels, reversed(levels), strict=True):
             x = torch.cat([x, code], dim=1)
             for _ in level:
-                step, mirror = next(mirrors)
+                step, mirror = next(mirrored)
                 x = step.initialise_like(x, mirror)
             x = unsqueeze(x)
         return x
 
-    def _pairs(self, flow: Flow) -> list[tuple[GenerativeStep, FlowStep]]:
+    def _mirrored_steps(self, flow: Flow) -> list[tuple[GenerativeStep, FlowStep]]:
         steps = [step for level in self.levels for step in level]
         mirrors = [step for level in reversed(flow.levels) for step in reversed(level)]
         return list(zip(steps, mirrors, strict=True))

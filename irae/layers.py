@@ -1,57 +1,31 @@
-"""The bijections that IRAE is built of, each with `forward`, `inverse` and `log_det` beside each other.
+"""The bijections that IRAE is built of: ActNorm, invertible 1x1 convolution and affine coupling.
 
-Legend: B images, C or c channels, H x W pixels. A layer's tensors are (B, c, H, W); `log_det` is (B,) and belongs to
-the map from x to forward(x). Affine maps are folded into the convolution beside them before they touch the image, so
-that an ActNorm costs nothing per pixel.
+Legend: B images, c channels, H x W pixels. x and y are (B, c, H, W); a log-determinant is (B,) and belongs to
+x -> forward(x). steps.py applies the same maps with fused weights.
 
-Sources: Glow, Kingma & Dhariwal 2018 (sections 3.1 to 3.3); Liu et al. 2020, arXiv 2009.03173 (section 3).
+Sources: Glow, Kingma & Dhariwal 2018, arXiv 1807.03039 (table 1); Liu et al. 2020, arXiv 2009.03173 (section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTNORM_MIN_STD = 1e-4
-"""A channel that is constant in the first batch is not blown up by more than this allows."""
-
-
+"""Smallest standard deviation that ActNorm divides by at initialisation: a constant channel is not blown up."""
 COUPLING_SCALE_OFFSET = 2.0
-"""Added to the raw scale before the sigmoid: an untrained coupling of the paper scales by sigmoid(2) = 0.88."""
+"""Offset of the raw scale before the sigmoid: an untrained coupling of the paper scales by sigmoid(2) = 0.88."""
 
-
-class CouplingWeights(NamedTuple):
-    """Weight and bias of the three convolutions of a coupling's net."""
-
-    weight_in: Tensor
-    bias_in: Tensor
-    weight_mid: Tensor
-    bias_mid: Tensor
-    weight_out: Tensor
-    bias_out: Tensor
-
-
-class NetParameters(NamedTuple):
-    """What is trained of a coupling's net: each convolution's weight, and the ActNorm (or factor and bias) after it."""
-
-    conv_in: Tensor
-    log_scale_in: Tensor
-    bias_in: Tensor
-    conv_mid: Tensor
-    log_scale_mid: Tensor
-    bias_mid: Tensor
-    conv_out: Tensor
-    log_scale_out: Tensor
-    bias_out: Tensor
+CouplingNet = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""x_b (B, c/2, H, W) -> shift t and scale s, each (B, c/2, H, W)."""
 
 
 class Bijection(nn.Module):
-    """An invertible layer. None of the three methods changes a weight; only `initialise` does, and only when called."""
+    """An invertible layer. Subclasses MUST define all three methods, none of which may change a weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -63,10 +37,6 @@ class Bijection(nn.Module):
     def log_det(self, x: Tensor) -> Tensor:
         """log |det d forward(x) / dx|, (B,)."""
         raise NotImplementedError
-
-    def initialise(self, x: Tensor) -> Tensor:
-        """Set what depends on data from the batch x, once, before training; returns forward(x)."""
-        return self(x)
 
 
 class ActNorm(Bijection):
@@ -87,39 +57,42 @@ class ActNorm(Bijection):
         return (self.log_scale.sum() * x.shape[2] * x.shape[3]).expand(x.shape[0])
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> Tensor:
-        """Give the batch zero mean and unit variance in every channel."""
+    def initialise(self, x: Tensor) -> None:
+        """Set the weights so that forward(x) has zero mean and unit variance in every channel of the batch."""
         mean = x.mean(dim=(0, 2, 3))
         std = x.std(dim=(0, 2, 3), unbiased=False).clamp_min(ACTNORM_MIN_STD)
         self.log_scale.copy_(-std.log())
         self.bias.copy_(-mean / std)
-        return self(x)
 
 
 class Conv1x1(Bijection):
-    """y = W x at every pixel, W stored as it is."""
+    """y = W x at every pixel, with W (c, c) itself as the weight (Glow, section 3.2)."""
+
+    factors: tuple[str, ...] = ("matrix",)
+    """Names of the tensors that `compose` makes W of, in its order."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.matrix = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
 
+    @staticmethod
+    def compose(*factors: Tensor) -> Tensor:
+        """W from its factors; (n, c, c) from stacks of n."""
+        (matrix,) = factors
+        return matrix
+
     def weight(self) -> Tensor:
         """W, (c, c)."""
-        return self.weights([self])[0]
-
-    @staticmethod
-    def weights(layers: Sequence[Any]) -> Tensor:
-        """W of each layer, (n, c, c)."""
-        return stacked(layers, "matrix")
-
-    def log_abs_det(self) -> Tensor:
-        """log |det W|, a scalar."""
-        return torch.linalg.slogdet(self.matrix)[1]
+        return self.compose(*(getattr(self, name)[None] for name in self.factors))[0]
 
     @torch.no_grad()
     def set_weight(self, weight: Tensor) -> None:
         """Make W equal to the given invertible (c, c) matrix."""
         self.matrix.copy_(weight)
+
+    def log_abs_det(self) -> Tensor:
+        """log |det W|, a scalar."""
+        return torch.linalg.slogdet(self.matrix)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         return conv1x1(x, self.weight())
@@ -128,12 +101,13 @@ class Conv1x1(Bijection):
         return conv1x1(y, exact_inverse(self.weight()))
 
     def log_det(self, x: Tensor) -> Tensor:
-        return (self.log_abs_det() * x.shape[2] * x.shape[3]).expand(x.shape[0])
+        return (self.log_abs_det() * x.shape[2] * x.shape[3]).expand(x.shape[0])  # Glow, equation 9
 
 
 class LUConv1x1(Conv1x1):
-    """The same with W = P L (U + diag(s)), P and the signs of s fixed (Glow, section 3.2); invertible for any L, U."""
+    """The same with W = P L (U + diag(s)), P and the signs of s fixed (Glow, equation 10); invertible for any L, U."""
 
+    factors = ("permutation", "lower", "upper", "diagonal_sign", "log_diagonal")
     permutation: Tensor
     diagonal_sign: Tensor
 
@@ -149,15 +123,12 @@ class LUConv1x1(Conv1x1):
         self.set_weight(weight)
 
     @staticmethod
-    def weights(layers: Sequence[Any]) -> Tensor:
-        lower, upper = stacked(layers, "lower").tril(-1), stacked(layers, "upper").triu(1)
-        diagonal = torch.diag_embed(stacked(layers, "diagonal_sign") * stacked(layers, "log_diagonal").exp())
+    def compose(*factors: Tensor) -> Tensor:
+        permutation, lower, upper, sign, log_diagonal = factors
         unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+        diagonal = torch.diag_embed(sign * log_diagonal.exp())
         with no_autocast(lower):
-            return stacked(layers, "permutation") @ (lower + unit) @ (upper + diagonal)
-
-    def log_abs_det(self) -> Tensor:
-        return self.log_diagonal.sum()
+            return permutation @ (lower.tril(-1) + unit) @ (upper.triu(1) + diagonal)
 
     @torch.no_grad()
     def set_weight(self, weight: Tensor) -> None:
@@ -169,14 +140,16 @@ class LUConv1x1(Conv1x1):
         self.log_diagonal.copy_(diagonal.abs().log())
         self.diagonal_sign.copy_(diagonal.sign())
 
+    def log_abs_det(self) -> Tensor:
+        return self.log_diagonal.sum()  # Glow, equation 11
+
 
 class AffineCoupling(Bijection):
-    """z_a = s * x_a + t, z_b = x_b, with (t, s) = net(x_b) (Glow, section 3.3; the net as in the paper).
+    """y_a = s * x_a + t, y_b = x_b, with (t, s) = net(x_b) (Glow, section 3.3; the net as in the paper).
 
-    net: 3x3 convolution (c/2 -> width), ActNorm, ReLU, 1x1 convolution, ActNorm, ReLU, 3x3 convolution (-> c) that
-    starts at zero, times exp(log_scale). Even channels of its output are t; s = scale_min + (1 - scale_min) *
-    sigmoid(odd channels + 2). The paper has scale_min = 0: training for restoration then drives s towards 0 where there
-    is only noise, and the inverse, which divides by it, loses all its digits.
+    The net: 3x3 convolution (c/2 -> width), ActNorm, ReLU, 1x1 convolution, ActNorm, ReLU, 3x3 convolution (-> c),
+    which starts at zero, times exp(log_scale). The paper has scale_min = 0: training for restoration then drives s
+    towards 0 where there is only noise, and the inverse, which divides by it, loses all its digits.
     """
 
     def __init__(self, channels: int, width: int, scale_min: float = 0.0) -> None:
@@ -194,54 +167,45 @@ class AffineCoupling(Bijection):
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
 
-    def raw(self) -> NetParameters:
-        """The net as it is trained."""
-        assert self.conv_out.bias is not None
-        return NetParameters(
-            *(self.conv_in.weight, self.norm_in.log_scale, self.norm_in.bias),
-            *(self.conv_mid.weight, self.norm_mid.log_scale, self.norm_mid.bias),
-            *(self.conv_out.weight, self.log_scale, self.conv_out.bias),
-        )
-
-    @staticmethod
-    def folded(couplings: Sequence[AffineCoupling]) -> list[CouplingWeights]:
-        """The nets of all couplings as they are applied."""
-        stacks = (torch.stack(parts) for parts in zip(*(coupling.raw() for coupling in couplings), strict=True))
-        folded = fold_net(NetParameters(*stacks))
-        return [CouplingWeights(*one) for one in zip(*(part.unbind() for part in folded), strict=True)]
-
-    def shift_and_scale(self, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        """t and s, each (B, c/2, H, W), float32 at least, whatever precision the convolutions ran in."""
-        return coupling_net(x_b, self.folded([self])[0], self.scale_min)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, self.folded([self])[0])
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return self.undo(y, self.folded([self])[0])
-
-    def run(self, x: Tensor, weights: CouplingWeights) -> Tensor:
-        """`forward` with the net's weights at hand."""
+    def forward(self, x: Tensor, net: CouplingNet | None = None) -> Tensor:
+        """`net`: another implementation of `self.net`, here and in the methods below."""
         x_a, x_b = x.chunk(2, dim=1)
-        shift, scale = coupling_net(x_b, weights, self.scale_min)
+        shift, scale = (net or self.net)(x_b)
         return torch.cat([scale * x_a + shift, x_b], dim=1)
 
-    def undo(self, y: Tensor, weights: CouplingWeights) -> Tensor:
-        """`inverse` with the net's weights at hand."""
-        y_a, x_b = y.chunk(2, dim=1)
-        shift, scale = coupling_net(x_b, weights, self.scale_min)
-        return torch.cat([(y_a - shift) / scale, x_b], dim=1)
+    def inverse(self, y: Tensor, net: CouplingNet | None = None) -> Tensor:
+        y_a, y_b = y.chunk(2, dim=1)
+        shift, scale = (net or self.net)(y_b)
+        return torch.cat([(y_a - shift) / scale, y_b], dim=1)
 
-    def log_det(self, x: Tensor) -> Tensor:
-        scale = self.shift_and_scale(x.chunk(2, dim=1)[1])[1]
+    def log_det(self, x: Tensor, net: CouplingNet | None = None) -> Tensor:
+        _, scale = (net or self.net)(x.chunk(2, dim=1)[1])
         return scale.log().sum(dim=(1, 2, 3))
 
+    def net(self, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift t and scale s, each (B, c/2, H, W) in the precision of x_b."""
+        h = F.relu(self.norm_in(self.conv_in(x_b)))
+        h = F.relu(self.norm_mid(self.conv_mid(h)))
+        h = self.conv_out(h) * self.log_scale.exp()[:, None, None]
+        return shift_and_scale(h.to(x_b.dtype), self.scale_min)
+
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> Tensor:
-        """Normalise the two hidden layers of the net on this batch (of inputs or outputs: the net sees the same)."""
-        h = F.relu(self.norm_in.initialise(self.conv_in(x.chunk(2, dim=1)[1])))
-        self.norm_mid.initialise(self.conv_mid(h))
-        return self(x)
+    def initialise(self, x: Tensor) -> None:
+        """Normalise both hidden layers on this batch, of inputs or of outputs: the net sees the same half of both."""
+        h = self.conv_in(x.chunk(2, dim=1)[1])
+        self.norm_in.initialise(h)
+        h = self.conv_mid(F.relu(self.norm_in(h)))
+        self.norm_mid.initialise(h)
+
+
+def shift_and_scale(h: Tensor, scale_min: float) -> tuple[Tensor, Tensor]:
+    """t, the even channels of h (B, c, H, W), and s from the odd ones."""
+    return h[:, 0::2], coupling_scale(h[:, 1::2], scale_min)
+
+
+def coupling_scale(raw: Tensor, scale_min: float) -> Tensor:
+    """s = scale_min + (1 - scale_min) * sigmoid(raw + 2), in (scale_min, 1)."""
+    return scale_min + (1 - scale_min) * torch.sigmoid(raw + COUPLING_SCALE_OFFSET)
 
 
 def squeeze(x: Tensor) -> Tensor:
@@ -254,40 +218,8 @@ def unsqueeze(y: Tensor) -> Tensor:
     return F.pixel_shuffle(y, 2)
 
 
-def fold_net(net: NetParameters) -> CouplingWeights:
-    """ActNorms and the final factor folded into the convolutions, of one net or of many in a stack.
-
-    Under autocast already in its precision: one cast for all.
-    """
-
-    def scaled(weight: Tensor, log_scale: Tensor) -> Tensor:
-        return in_autocast(weight * log_scale.exp()[..., None, None, None])
-
-    return CouplingWeights(
-        scaled(net.conv_in, net.log_scale_in),
-        in_autocast(net.bias_in),
-        scaled(net.conv_mid, net.log_scale_mid),
-        in_autocast(net.bias_mid),
-        scaled(net.conv_out, net.log_scale_out),
-        in_autocast(net.bias_out * net.log_scale_out.exp()),
-    )
-
-
-def coupling_net(x_b: Tensor, weights: CouplingWeights, scale_min: float) -> tuple[Tensor, Tensor]:
-    """Shift and scale of a coupling from its second half, (B, c/2, H, W) each, in the precision of x_b."""
-    h = F.relu_(F.conv2d(x_b, weights.weight_in, weights.bias_in, padding=1))
-    h = F.relu_(F.conv2d(h, weights.weight_mid, weights.bias_mid))
-    h = F.conv2d(h, weights.weight_out, weights.bias_out, padding=1).to(x_b.dtype)
-    return h[:, 0::2], coupling_scale(h[:, 1::2], scale_min)
-
-
-def coupling_scale(raw: Tensor, scale_min: float) -> Tensor:
-    """s = scale_min + (1 - scale_min) * sigmoid(raw + 2)."""
-    return scale_min + (1 - scale_min) * torch.sigmoid(raw + COUPLING_SCALE_OFFSET)
-
-
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """weight (c, c) applied at every pixel of x (B, c, H, W), in x's own precision also under autocast.
+    """weight (c, c) and bias (c,) applied at every pixel of x, in the precision of x even under autocast.
 
     The image itself never passes through bfloat16: only the couplings' nets do, whose rounding the inverse repeats.
     """
@@ -301,29 +233,6 @@ def exact_inverse(matrix: Tensor) -> Tensor:
         return torch.linalg.inv(matrix.double()).to(matrix.dtype)
 
 
-def inverted(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix and bias of the map that undoes x -> weight x + bias; of n of them as well."""
-    inverse = exact_inverse(weight)
-    return inverse, -times(inverse, bias)
-
-
-def times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """(..., c, c) times (..., c) -> (..., c)."""
-    with no_autocast(vector):
-        return (matrix @ vector[..., None])[..., 0]
-
-
-def stacked(modules: Sequence[nn.Module], name: str) -> Tensor:
-    """One tensor of each module, stacked along a new first axis."""
-    return torch.stack([getattr(module, name) for module in modules])
-
-
 def no_autocast(tensor: Tensor) -> AbstractContextManager:
-    """What is computed inside keeps the tensors' own precision: products of matrices would lose theirs to bfloat16."""
+    """Context without autocast on the tensor's device: products of small matrices lose their digits in bfloat16."""
     return torch.autocast(tensor.device.type, enabled=False)
-
-
-def in_autocast(tensor: Tensor) -> Tensor:
-    """Cast as autocast would, if it is on here."""
-    device = tensor.device.type
-    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor

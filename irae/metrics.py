@@ -1,4 +1,4 @@
-"""How close a restoration is: PSNR and SSIM, one value an image. Images are (B, C, H, W) in [0, 1]."""
+"""PSNR and SSIM, one value per image. Images are (B, C, H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 def psnr_db(restored: Tensor, clean: Tensor, where: Tensor | None = None) -> Tensor:
     """10 log10(1 / MSE) of each image, the restoration clamped to [0, 1]: float64 (B,), inf where they are equal.
 
-    where: bool (B, 1, H, W), the pixels that count; default: all.
+    where: bool (B, 1, H, W), mask of the pixels that count; default: all.
     """
     squares = (restored.clamp(0, 1).double() - clean.double()).square().mean(dim=1, keepdim=True)
     counted = torch.ones_like(squares) if where is None else where.double()
@@ -26,7 +26,7 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
     """Structural similarity of each image, float64 (B,): Wang et al. 2004, equation 13.
 
     11x11 Gaussian window with sigma 1.5, data range 1, population variances, mean over the positions where the window
-    fits and over the channels. ValueError when a side is below 11.
+    fits and over the channels. IRAEError when a side is below 11.
     """
     if min(clean.shape[-2:]) < SSIM_WINDOW:
         raise IRAEError(f"SSIM needs sides of at least {SSIM_WINDOW} px, but the image is {tuple(clean.shape[-2:])}.")
@@ -43,11 +43,11 @@ def ssim_released(restored: Tensor, clean: Tensor) -> Tensor:
 
     scikit-image's with a uniform window of 3, sample covariances and "multichannel" on arrays (C, H, W): the window
     spans channels and rows, each column counts as a channel, and the data range is the 2 that floats default to.
-    ValueError when the height is below 3.
+    IRAEError when the height is below 3.
     """
     if clean.shape[-2] < RELEASED_WINDOW:
         raise IRAEError(f"SSIM needs a height of at least {RELEASED_WINDOW} px, but the image has {clean.shape[-2]}.")
-    # (B, C, H, W) -> (B, W, C, H): a window over the last two, at every place where it fits.
+    # (B, C, H, W) -> (B, W, C, H): a window over the last two dimensions, at every position where it fits.
     x, y = (images.double().permute(0, 3, 1, 2) for images in (restored.clamp(0, 1), clean))
 
     def mean(values: Tensor) -> Tensor:

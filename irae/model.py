@@ -22,7 +22,7 @@ class IRAE(Restorer):
     """restored = D(E(degraded - 0.5)) + 0.5, with an exact inverse. Images are (B, C, H, W) in [0, 1]."""
 
     config: IRAEConfig
-    system = "irae"
+    model_name = "irae"
     invertible = True
 
     def __init__(self, config: IRAEConfig) -> None:
@@ -35,8 +35,8 @@ class IRAE(Restorer):
         size = (config.channels, config.K, config.L, step)
         self.encoder = Flow(*size)
         self.decoder = Flow(*size) if config.decoder == "inverse" else GenerativeFlow(*size)
-        if config.start == "identity":
-            self._start_as_identity()
+        if config.init == "identity":
+            self._init_as_identity()
 
     def forward(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
         return self.decode(self.encode(degraded))
@@ -48,7 +48,7 @@ class IRAE(Restorer):
         return self.encoder.inverse(codes) + 0.5
 
     def encode(self, degraded: Tensor) -> Codes:
-        """Image to codes. ValueError when the sides are not divisible by 2^L."""
+        """Image to codes. IRAEError when a side is not divisible by 2^L."""
         multiple = self.config.side_multiple
         height, width = degraded.shape[-2:]
         if height % multiple or width % multiple:
@@ -65,20 +65,20 @@ class IRAE(Restorer):
 
     def log_det(self, degraded: Tensor) -> Tensor:
         """log |det d restored / d degraded|, (B,)."""
-        decoded = self.decoder.log_det(self._into_decoder(degraded))
+        decoded = self.decoder.log_det(self._decoder_input(degraded))
         return self.encoder.log_det(degraded - 0.5) + (-decoded if isinstance(self.decoder, Flow) else decoded)
 
-    def walk(self, degraded: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
-        """Every step of both flows with what enters it (of the paper's decoder, in the direction that it is a flow)."""
-        yield from self.encoder.walk(degraded - 0.5)
-        yield from self.decoder.walk(self._into_decoder(degraded))
+    def iter_steps_with_input(self, degraded: Tensor) -> Iterator[tuple[FlowStep, Tensor]]:
+        """Every step of both flows and its input (of the paper's decoder: in the direction of its flow)."""
+        yield from self.encoder.iter_steps_with_input(degraded - 0.5)
+        yield from self.decoder.iter_steps_with_input(self._decoder_input(degraded))
 
-    def _into_decoder(self, degraded: Tensor) -> Any:
-        """What the decoder's forward is given: codes, or the image of which the paper's decoder is the flow."""
+    def _decoder_input(self, degraded: Tensor) -> Any:
+        """Input of the decoder's forward: the codes, or for the paper's decoder, itself a flow, the image."""
         codes = self.encode(degraded)
         return self.decoder.inverse(codes) if isinstance(self.decoder, Flow) else codes
 
-    def narrowest(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
+    def bottleneck(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
         """The codes, (B, C 4^L, H / 2^L, W / 2^L): as many numbers as the image has, and no layer has fewer."""
         *levels, codes = self.encode(degraded)
         for code in levels:
@@ -88,31 +88,31 @@ class IRAE(Restorer):
         return codes
 
     def use_reversible(self, on: bool) -> None:
-        """Train with memory that does not grow with K (see reversible.py), or in the ordinary way."""
+        """Switch training with memory independent of K on or off (reversible.py)."""
         self.encoder.reversible = self.decoder.reversible = on
 
     @torch.no_grad()
     def initialise(self, degraded: Tensor) -> None:
         """Set the ActNorms from the global first batch. Once, on a new model, before any wrapping.
 
-        The direct decoder's are set so that each step gives out what its mirror in the encoder was given. Of the
-        paper's decoder drawn at random only those inside the couplings are, as in the released code, of which nothing
-        but the inverse is ever run: with all of them set, K=16 at its learning rate often is not finite in the third
-        step (on faces, always).
+        The direct decoder's are set so that each step's output matches the input of its mirror in the encoder. In the
+        paper's randomly initialised decoder only those inside the couplings are set, as in the released code, which
+        runs nothing but its inverse: with all of them set, the loss at K=16 and the paper's learning rate is often not
+        finite in the third step (on faces, always).
         """
         x = degraded - 0.5
         codes = self.encoder.initialise(x)
         if isinstance(self.decoder, GenerativeFlow):
             self.decoder.initialise_like(codes, self.encoder)
-        elif self.config.start == "identity":
+        elif self.config.init == "identity":
             self.decoder.initialise(x)
         else:
-            self.decoder.initialise_nets_back(codes)
+            self.decoder.init_coupling_nets_reversed(codes)
 
     @torch.no_grad()
-    def _start_as_identity(self) -> None:
+    def _init_as_identity(self) -> None:
         if isinstance(self.decoder, GenerativeFlow):
-            self.decoder.start_as_inverse_of(self.encoder)
+            self.decoder.init_as_inverse_of(self.encoder)
             return
         sources = [m for m in self.encoder.modules() if isinstance(m, FlowStep)]
         targets = [m for m in self.decoder.modules() if isinstance(m, FlowStep)]
@@ -121,7 +121,7 @@ class IRAE(Restorer):
 
 
 def on_device(model: ModelT, device: torch.device) -> ModelT:
-    """The model on the device, its convolutions' weights channels last in memory: as the images lie."""
+    """The model on the device, its convolutions' weights channels last in memory, like the images."""
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

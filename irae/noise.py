@@ -1,8 +1,8 @@
-"""Noise and stored pixels, made on the device as a function of (seed, epoch, sample key) alone.
+"""Counter-based noise and dequantisation, computed on the device as a function of (seed, epoch, sample key) alone.
 
-The same numbers come out on any number of ranks, in any batch, on any device (up to the last bit of log and cos),
-because each pixel's noise is Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") of its index
-and its image's 64-bit seed: there is no generator state to keep or to restore.
+The numbers are the same on any number of ranks, in any batch, on any device (up to the last bit of log and cos):
+each pixel's noise is Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") of its index and its
+image's 64-bit seed, so that there is no generator state to save or restore.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 WORD = 0xFFFFFFFF
 PHILOX_MULTIPLIER, PHILOX_WEYL = 0xD256D193, 0x9E3779B9
 PHILOX_ROUNDS = 7
-"""Philox2x32 passes BigCrush from 7 rounds on (Salmon et al., table 2)."""
+"""Fewest rounds with which Philox2x32 passes BigCrush (Salmon et al., table 2)."""
 BLIND_SIGMA_MAX_255 = 55.0
-"""The paper's blind denoising (BLD) draws sigma uniformly from 0 to this."""
+"""Upper end of the uniform distribution of sigma in the paper's blind denoising (BLD)."""
 
 
 def sample_seeds(seed: int, epochs: Iterable[int], keys: Sequence[str], purpose: str) -> Tensor:
@@ -70,7 +70,7 @@ def unit_range(pixels: Tensor, bits: int, seeds: Tensor | None = None) -> Tensor
     bits 8: v / 255. bits 5, the released code's protocol: floor(v / 8) / 32 + U[0, 1/32), with U from `seeds`; such a
     target caps PSNR near 40.9 dB, and its figures cannot be compared with 8-bit ones.
     """
-    images = pixels.permute(0, 3, 1, 2)
+    images = as_image(pixels)
     if bits == 8:
         return images.float() / 255
     assert seeds is not None, "dequantisation needs seeds"

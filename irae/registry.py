@@ -1,14 +1,14 @@
-"""The systems by name: IRAE, those that the paper compares it with, and forms of those with published weights.
+"""The models by name: IRAE, the paper's baselines, and forms of those with published weights.
 
 Imports no torch, so that a command's --help is instant.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from irae.config import IRAEConfig
 from irae.errors import IRAEError
@@ -19,50 +19,77 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to make one, and what must be known of it before that."""
+    """Constructor of a model, and its constraints on data and task."""
 
-    module: str
-    cls: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    make: Callable[[IRAEConfig], Restorer]
+    """A new model; baselines ignore the configuration."""
     side_multiple: int = 1
-    """Sides of training images must be divisible by this."""
+    """Divisor of the sides of training images (IRAE: the configuration's)."""
     needs_sigma: bool = False
-    """It has a noise map as an input, and so restores noise only."""
+    """Whether its input includes a noise map, so that it restores noise only."""
 
 
-MODELS: dict[str, ModelSpec] = {
-    "irae": ModelSpec("irae.model", "IRAE"),
-    "dncnn": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 40, "first_bias": False}),
-    "dncnn-17": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 15}),
-    "dncnn-20": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 18}),
-    "dncnn-17-folded": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 15, "folded": True}),
-    "dncnn-20-folded": ModelSpec("irae.baselines.dncnn", "DnCNN", {"middle_layers": 18, "folded": True}),
-    "ffdnet": ModelSpec("irae.baselines.ffdnet", "FFDNet", {"noise_maps": 3}, 2, True),
-    "ffdnet-folded": ModelSpec("irae.baselines.ffdnet", "FFDNet", {"noise_maps": 1, "folded": True}, 2, True),
-    "unet": ModelSpec("irae.baselines.unet", "UNet", {}, 8),
-    "arcnn": ModelSpec("irae.baselines.arcnn", "ARCNN"),
+def _irae(config: IRAEConfig) -> Restorer:
+    from irae.model import IRAE
+
+    return IRAE(config)
+
+
+def _dncnn(config: IRAEConfig, middle_layers: int, first_bias: bool = True, folded: bool = False) -> Restorer:
+    from irae.baselines.dncnn import DnCNN
+
+    return DnCNN(middle_layers, first_bias, folded)
+
+
+def _ffdnet(config: IRAEConfig, noise_maps: int, folded: bool = False) -> Restorer:
+    from irae.baselines.ffdnet import FFDNet
+
+    return FFDNet(noise_maps, folded)
+
+
+def _unet(config: IRAEConfig) -> Restorer:
+    from irae.baselines.unet import UNet
+
+    return UNet()
+
+
+def _arcnn(config: IRAEConfig) -> Restorer:
+    from irae.baselines.arcnn import ARCNN
+
+    return ARCNN()
+
+
+MODELS = {
+    "irae": ModelSpec(_irae),
+    "dncnn": ModelSpec(partial(_dncnn, middle_layers=40, first_bias=False)),
+    "dncnn-17": ModelSpec(partial(_dncnn, middle_layers=15)),
+    "dncnn-20": ModelSpec(partial(_dncnn, middle_layers=18)),
+    "dncnn-17-folded": ModelSpec(partial(_dncnn, middle_layers=15, folded=True)),
+    "dncnn-20-folded": ModelSpec(partial(_dncnn, middle_layers=18, folded=True)),
+    "ffdnet": ModelSpec(partial(_ffdnet, noise_maps=3), side_multiple=2, needs_sigma=True),
+    "ffdnet-folded": ModelSpec(partial(_ffdnet, noise_maps=1, folded=True), side_multiple=2, needs_sigma=True),
+    "unet": ModelSpec(_unet, side_multiple=8),
+    "arcnn": ModelSpec(_arcnn),
 }
-"""dncnn and ffdnet are as the paper has them. dncnn-17 (one noise level) and dncnn-20 (blind) are as their authors have
-them. "folded": as published for use, with the batch normalisation inside the convolutions; pipeline/published.py."""
+"""dncnn and ffdnet are the paper's; dncnn-17 (one noise level) and dncnn-20 (blind) are their authors'. "folded": as
+published for use, with the batch normalisation inside the convolutions (pipeline/published.py)."""
 
 
-def system_named(name: str) -> ModelSpec:
-    """ValueError with the choices for an unknown name."""
+def model_spec(name: str) -> ModelSpec:
+    """The model of this name. IRAEError with the choices for an unknown one."""
     if name not in MODELS:
-        raise IRAEError(f"--system is {name!r}, but must be one of {', '.join(MODELS)}.")
+        raise IRAEError(f"--model is {name!r}, but must be one of {', '.join(MODELS)}.")
     return MODELS[name]
 
 
-def build(system: str, config: IRAEConfig) -> Restorer:
-    """A new model; `config` is of IRAE alone. ValueError for an unknown name or a configuration with problems."""
-    entry = system_named(system)
-    cls = getattr(importlib.import_module(entry.module), entry.cls)
-    model: Restorer = cls(config) if system == "irae" else cls(**entry.options)
-    assert model.side_multiple == side_multiple(system, config), system
-    model.system = system
+def build(name: str, config: IRAEConfig) -> Restorer:
+    """A new model; `config` applies to IRAE alone. IRAEError for an unknown name or an invalid configuration."""
+    model = model_spec(name).make(config)
+    assert model.side_multiple == side_multiple(name, config), name
+    model.model_name = name
     return model
 
 
-def side_multiple(system: str, config: IRAEConfig) -> int:
-    """Sides of training images must be divisible by this."""
-    return config.side_multiple if system == "irae" else system_named(system).side_multiple
+def side_multiple(name: str, config: IRAEConfig) -> int:
+    """Divisor of the sides of training images."""
+    return config.side_multiple if name == "irae" else model_spec(name).side_multiple

@@ -1,4 +1,4 @@
-"""What training, evaluation and restoration ask of a system, whichever it is: IRAE or one of baselines/.
+"""The interface that training, evaluation and restoration use of a model: IRAE or one of baselines/.
 
 Images are (B, C, H, W) in [0, 1]; degraded ones may leave that range.
 """
@@ -12,26 +12,25 @@ from torch import Tensor, nn
 from irae.config import IRAEConfig
 
 Sigma255 = float | Tensor | None
-"""Noise in units of 1/255: one for all images, or one for each, (B,). None where there is none or it is not known."""
+"""Noise level in units of 1/255: one for all images, or one for each, (B,). None: no noise, or an unknown level."""
 
 
 class Restorer(nn.Module):
     """A network that maps degraded images to restored ones of the same size.
 
-    `forward` is what is trained; `restore` is what is shown and measured. Both take `sigma_255`, which systems without
-    a noise map ignore.
+    `forward` is trained; `restore` is evaluated. Both take `sigma_255`, which models without a noise map ignore.
     """
 
-    system = ""
-    """Its name in irae/systems.py; `build` sets it."""
+    model_name = ""
+    """Its key in registry.MODELS; `build` sets it."""
     side_multiple = 1
-    """`forward` takes images whose sides are divisible by this."""
+    """`forward` requires sides divisible by this."""
     padding = "reflect"
-    """How `restore` fills sides up to that: reflect or replicate."""
+    """Padding mode of `restore`: reflect or replicate."""
     config: IRAEConfig | None = None
-    """What of it can be chosen; IRAE alone has such."""
+    """Architecture; IRAE's alone is configurable."""
     invertible = False
-    """Whether it has `inverse`."""
+    """Whether it has an `inverse`."""
 
     def forward(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
         raise NotImplementedError
@@ -43,47 +42,46 @@ class Restorer(nn.Module):
         return self(padded, sigma_255)[..., :height, :width].clamp(0, 1)
 
     def initialise(self, degraded: Tensor) -> None:
-        """Set what depends on data from the global first batch. Once, on a new model. Most have no such thing."""
+        """Data-dependent initialisation from the global first batch, once, on a new model. Most models have none."""
 
-    def narrowest(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
-        """What the layer with the fewest numbers inside the network gives out, (B, c, h, w); of several the last one.
+    def bottleneck(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
+        """Output (B, c, h, w) of the layer with the fewest activations, the last of several; not the output layer.
 
-        "Inside": the layer that makes the output is none of them. Everything that the network knows of its input passes
-        here, apart from what is led around it (the input itself where the network predicts a residual, a U-Net's
-        bridges).
+        All information about the input passes here, except through skip connections (the input itself where the network
+        predicts a residual, a U-Net's bridges).
         """
-        outputs = [output for _, output in self.passes(degraded, sigma_255)]
+        outputs = [output for _, output in self.record_activations(degraded, sigma_255)]
         return min(reversed(outputs[:-1]), key=torch.numel)
 
-    def passes(self, degraded: Tensor, sigma_255: Sigma255 = None) -> list[tuple[Tensor, Tensor]]:
-        """What each layer is given and gives out, in the order in which they run; one tensor if it works in place."""
-        found: list[tuple[Tensor, Tensor]] = []
+    def record_activations(self, degraded: Tensor, sigma_255: Sigma255 = None) -> list[tuple[Tensor, Tensor]]:
+        """Input and output of each layer in order of execution; the same tensor twice for an in-place layer."""
+        recorded: list[tuple[Tensor, Tensor]] = []
 
-        def note(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-            found.append((given[0], output))
+        def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            recorded.append((inputs[0], output))
 
         layers = (module for module in self.modules() if not list(module.children()))
-        hooks = [layer.register_forward_hook(note) for layer in layers]
+        hooks = [layer.register_forward_hook(record) for layer in layers]
         try:
             self(degraded, sigma_255)
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return recorded
 
 
 @torch.no_grad()
 def activation_elements_per_pixel(model: Restorer) -> list[float]:
-    """How many numbers each tensor between the layers has for each pixel of an image: what activations take. Not for
-    IRAE, whose layers are functions."""
+    """Elements per image pixel of each tensor between the layers: the size of the activations. Not for IRAE, whose
+    layers are functions."""
     side, device = 16, next(model.parameters()).device
-    passes = model.passes(torch.zeros(1, 3, side, side, device=device), 0.0)
-    different = {id(tensor): tensor for one in passes for tensor in one}
+    recorded = model.record_activations(torch.zeros(1, 3, side, side, device=device), 0.0)
+    different = {id(tensor): tensor for pair in recorded for tensor in pair}
     return [tensor.numel() / side**2 for tensor in different.values()]
 
 
 def pad_to_multiple(images: Tensor, multiple: int, mode: str = "reflect") -> Tensor:
-    """(B, C, H, W) -> sides rounded up to a multiple at the lower and right edge; repeated if too thin to reflect."""
+    """Pad (B, C, H, W) at the lower and right edge to sides divisible by `multiple`; images too thin are replicated."""
     height, width = images.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if mode == "reflect" and not (down < height and right < width):

@@ -1,8 +1,8 @@
-"""Backpropagation whose memory does not grow with depth: inputs of layers are computed back from their outputs.
+"""Backpropagation whose memory does not grow with depth: each layer's input is recomputed from its output.
 
-A run of K steps keeps its last output alone. On the way back each layer's input is recovered by the exact inverse
-(RevNet, Gomez et al. 2017; Glow's couplings keep x_b as it is, so that their net runs once more, not twice) and its
-gradients are computed from that. Costs one more pass of the couplings' nets: a third more arithmetic.
+A chain of K steps keeps its last output alone. In the backward pass the exact inverse recovers each layer's input
+(RevNet, Gomez et al. 2017, arXiv 1707.04585), from which its gradients follow. A coupling keeps x_b, so that its net
+runs once more, not twice: a third more arithmetic than with stored activations.
 
 Legend as in flow.py. Works under autocast; torch.compile does not look inside (a graph break at each level).
 """
@@ -16,25 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irae.layers import NetParameters, conv1x1, coupling_net, fold_net, no_autocast
-from irae.steps import FlowStep, GenerativeStep
+from irae.layers import AffineCoupling, conv1x1, no_autocast
+from irae.steps import FlowStep, FusedNet, GenerativeStep, fuse_net, net_parameters
 
 
 @dataclass(frozen=True)
 class Affine:
     """y = M x + b at every pixel. Tensors: M (c, c), b (c,)."""
 
-    undoing: tuple[Tensor, Tensor]
+    inverse: tuple[Tensor, Tensor]
     """Matrix and bias of the inverse: no gradient passes through them."""
     tensor_count = 2
 
-    def run(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         return conv1x1(x, *tensors)
 
-    def undo(self, y: Tensor, grad: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """The input, and the gradients of the input and of the tensors, from the output and its gradient."""
+    def backward(self, y: Tensor, grad: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """The input, its gradient and the tensors' gradients, from the output and its gradient."""
         matrix, _ = tensors
-        x = conv1x1(y, *self.undoing)
+        x = conv1x1(y, *self.inverse)
         grad_columns, x_columns = pixels_by_channels(grad), pixels_by_channels(x)
         with no_autocast(grad):
             return x, conv1x1(grad, matrix.t()), (grad_columns.t() @ x_columns, grad_columns.sum(0))
@@ -42,35 +42,36 @@ class Affine:
 
 @dataclass(frozen=True)
 class Coupling:
-    """y_a = s x_a + t, or backwards y_a = (x_a - t) / s; y_b = x_b. Tensors: NetParameters.
+    """The coupling or its inverse. Tensors: `net_parameters`, fused when needed: kept, fused ones would grow with K."""
 
-    They are folded when they are needed and not before: folded weights that are kept would grow with K.
-    """
+    coupling: AffineCoupling
+    inverse: bool
+    tensor_count = 9
 
-    scale_min: float
-    backwards: bool
-    tensor_count = len(NetParameters._fields)
+    def forward(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        run = self.coupling.inverse if self.inverse else self.coupling.forward
+        return run(x, self._net(tensors))
 
-    def run(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        x_a, x_b = x.chunk(2, dim=1)
-        shift, scale = coupling_net(x_b, fold_net(NetParameters(*tensors)), self.scale_min)
-        return torch.cat([(x_a - shift) / scale if self.backwards else scale * x_a + shift, x_b], dim=1)
-
-    def undo(self, y: Tensor, grad: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    def backward(self, y: Tensor, grad: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         """As in Affine."""
         (y_a, y_b), (grad_a, grad_b) = y.chunk(2, dim=1), grad.chunk(2, dim=1)
-        inputs = [t.detach().requires_grad_() for t in (y_b, *tensors)]
+        inputs = [tensor.detach().requires_grad_() for tensor in (y_b, *tensors)]
         with torch.enable_grad():
-            shift, scale = coupling_net(inputs[0], fold_net(NetParameters(*inputs[1:])), self.scale_min)
+            shift, scale = self._net(inputs[1:])(inputs[0])
         t, s = shift.detach(), scale.detach()
-        if self.backwards:
-            x_a, grad_x = y_a * s + t, grad_a / s
+        recover = self.coupling.forward if self.inverse else self.coupling.inverse
+        x = recover(y, lambda _: (t, s))
+        if self.inverse:
+            grad_x = grad_a / s
             grad_shift, grad_scale = -grad_x, -grad_x * y_a
         else:
-            x_a, grad_x = (y_a - t) / s, grad_a * s
-            grad_shift, grad_scale = grad_a, grad_a * x_a
+            grad_x = grad_a * s
+            grad_shift, grad_scale = grad_a, grad_a * x.chunk(2, dim=1)[0]
         of_x_b, *of_tensors = torch.autograd.grad((shift, scale), inputs, (grad_shift, grad_scale))
-        return torch.cat([x_a, y_b], dim=1), torch.cat([grad_x, grad_b + of_x_b], dim=1), of_tensors
+        return x, torch.cat([grad_x, grad_b + of_x_b], dim=1), of_tensors
+
+    def _net(self, tensors: Sequence[Tensor]) -> FusedNet:
+        return FusedNet(fuse_net(tensors), self.coupling.scale_min)
 
 
 Layer = Affine | Coupling
@@ -83,7 +84,7 @@ class _Chain(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layers: Sequence[Layer], *tensors: Tensor) -> Tensor:
         rest = iter(tensors)
         for layer in layers:
-            x = layer.run(x, [next(rest) for _ in range(layer.tensor_count)])
+            x = layer.forward(x, [next(rest) for _ in range(layer.tensor_count)])
         ctx.layers = layers
         device = x.device.type
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
@@ -94,38 +95,35 @@ class _Chain(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, *tensors = ctx.saved_tensors
-        # Made before the loop: what stays, between large temporaries that go, would tear the heap into pieces.
+        # Allocated before the loop: small tensors that stay, between large ones that go, would fragment the heap.
         grads = [torch.empty_like(tensor) for tensor in tensors]
         end = len(tensors)
         with torch.autocast(*ctx.autocast):
             for layer in reversed(ctx.layers):
                 start = end - layer.tensor_count
-                y, grad, of_tensors = layer.undo(y, grad, tensors[start:end])
+                y, grad, of_tensors = layer.backward(y, grad, tensors[start:end])
                 for kept, new in zip(grads[start:end], of_tensors, strict=True):
                     kept.copy_(new)
                 end = start
         return grad, None, *grads
 
 
-def run_reversible(x: Tensor, steps: Sequence[FlowStep], backwards: bool = False) -> Tensor:
-    """The steps one after the other (or their inverses, last step first), keeping nothing but the result."""
-    kind = type(steps[0])
-    affines = zip(*kind.affines(steps, undo=backwards), strict=True)
+def run_reversible(x: Tensor, steps: Sequence[FlowStep], inverse: bool = False) -> Tensor:
+    """The steps one after the other (or their inverses, last step first), keeping only the result for backward."""
+    step_class = type(steps[0])
+    affines = zip(*step_class.affines(steps, inverse), strict=True)
     with torch.no_grad():
-        undoing = zip(*kind.affines(steps, undo=not backwards), strict=True)
-    in_order = list(zip(steps, affines, undoing, strict=True))
-    layers: list[Layer] = []
-    tensors: list[Tensor] = []
-    for step, affine, its_undoing in reversed(in_order) if backwards else in_order:
-        parts: list[tuple[Layer, Sequence[Tensor]]] = [
-            (Affine(its_undoing), affine),
-            (Coupling(step.coupling.scale_min, backwards), step.coupling.raw()),
+        inverses = zip(*step_class.affines(steps, not inverse), strict=True)
+    chain: list[tuple[Layer, Sequence[Tensor]]] = []
+    for step, affine, its_inverse in zip(steps, affines, inverses, strict=True):
+        layers: list[tuple[Layer, Sequence[Tensor]]] = [
+            (Affine(its_inverse), affine),
+            (Coupling(step.coupling, inverse), net_parameters(step.coupling)),
         ]
-        # The generative step has the coupling first, and so has the inverse of the other one.
-        for layer, its_tensors in reversed(parts) if issubclass(kind, GenerativeStep) != backwards else parts:
-            layers.append(layer)
-            tensors.extend(its_tensors)
-    return _Chain.apply(x, layers, *tensors)
+        chain += reversed(layers) if issubclass(step_class, GenerativeStep) else layers
+    if inverse:
+        chain.reverse()
+    return _Chain.apply(x, [layer for layer, _ in chain], *(tensor for _, tensors in chain for tensor in tensors))
 
 
 def pixels_by_channels(x: Tensor) -> Tensor:

@@ -34,8 +34,13 @@ RENAMED_OPTIONS = {
     "--deep": "--checksum",
     "--start": "--init",
     "--against": "--second-objective",
+    "--host": "`ssh -L 8080:127.0.0.1:8080 MACHINE`: the dashboard listens on 127.0.0.1 alone",
+    "--tensorboard": "a command of its own: `tensorboard --logdir SEARCH/trials`",
+    "--no-tensorboard": "the default; leave it out",
 }
 """Former spellings, each with what to type instead."""
+PROGRAM_PREFIX = "python -m pipeline."
+"""How usage lines name the program, before the command's name; `irae` sets its own."""
 LOG_INTERVAL_S = 10.0
 """Least time between two progress lines in a log file."""
 
@@ -56,7 +61,8 @@ def parse(
         [f"{old} is now {new}." for a in arguments for old, new in RENAMED_OPTIONS.items() if a.split("=")[0] == old]
     )
     spec = sys.modules["__main__"].__spec__
-    program = " ".join(["python -m", spec.name.removesuffix(".__main__"), *sub_command]) if spec else None
+    name = spec.name.removesuffix(".__main__").removeprefix("pipeline.") if spec else None
+    program = " ".join([f"{PROGRAM_PREFIX}{name}", *sub_command]) if name else None
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(config_class, args=list(arguments), prog=program, config=(tyro.conf.FlagCreatePairsOff,), **options)
 

@@ -1,6 +1,6 @@
-"""python -m pipeline.demo: the whole way once, on this machine: local S3, shards, training, evaluation, restoration.
+"""`python -m pipeline.demo`: every stage from images to the report on this machine, with a local S3 server.
 
-It runs the same commands that a user types, and prints each before it runs.
+Runs the commands that a user types, and prints each of them first.
 """
 
 from __future__ import annotations
@@ -12,59 +12,71 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cli import exit_code_of
+from infra.local_s3.server import LocalS3, default_folder
+from infra.storage import open_storage
+from pipeline.cli import run_command
 
 logger = logging.getLogger(__name__)
 
-OUT = Path("runs/demo")
 STORE = "s3://irae"
-TRAIN_MINUTES = 3.0
 SIGMA_255 = 25
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
-"""The natural colour photographs that scikit-image ships."""
+"""Natural colour photographs that scikit-image ships."""
 PHOTOGRAPH_SIZE = 256
 
 
-def main() -> None:
-    """Everything, one command after the other; ends with a picture, a table and where all of it is."""
-    from infra.local_s3.server import LocalS3
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train on synthetic images, restore photographs: under 10 minutes."""
 
-    begin = time.monotonic()
-    server = LocalS3(Path(".local_s3"))
+    out: Path = Path("runs/demo")
+    """Folder of the results; the data sets and the run are on the local S3."""
+
+    train_minutes: float = 3.0
+    """Training budget."""
+
+    train_images: int = 4800
+    """Synthetic images to train on."""
+
+
+def main(config: DemoConfig) -> None:
+    """Run every command; write the figures, the images and the report to `config.out`."""
+    out = config.out
+    server = LocalS3(default_folder())
     server.start()
     os.environ |= {**server.env(), "IRAE_STORE": STORE}
     logger.info(f"local S3 at {server.endpoint}; to use it yourself: " + 'eval "$(python -m infra.local_s3 env)"')
-    photographs = copy_photographs(OUT / "photographs")
-    shutil.rmtree(OUT / "restored", ignore_errors=True)
-
-    def run(command: str) -> None:
-        logger.info(f"\n$ IRAE_STORE={STORE} python -m {command}")
-        result = subprocess.run([sys.executable, "-m", *shlex.split(command)])
-        if result.returncode:
-            raise SystemExit(result.returncode)
-
-    run("pipeline.shard --source synthetic --train-images 4800")
+    photographs = copy_photographs(out / "photographs")
+    shutil.rmtree(out / "restored", ignore_errors=True)
+    run(f"pipeline.shard --source synthetic --train-images {config.train_images}")
     run(f"pipeline.shard --source folder --root {photographs} --size {PHOTOGRAPH_SIZE} --split test")
     run(
         f"pipeline.train --preset laptop --data synthetic --name demo --workers-per-node 2 --sigma-255 {SIGMA_255} "
-        f"--max-minutes {TRAIN_MINUTES:g}"
+        f"--max-minutes {config.train_minutes:g}"
     )
     run("pipeline.evaluate --run demo --data folder --examples 99")
-    results = fetch_evaluation(OUT / "evaluation")
-    noisy = OUT / "noisy"
-    collect(results / "examples", "degraded", noisy)
-    run(f"pipeline.restore {noisy} {OUT}/restored --run demo")
-    shutil.copy(results / "metrics.json", OUT / "metrics.json")
-    draw_triples(results / "examples", OUT / "restored", OUT / "demo.png")
-    run(f"pipeline.report demo --out {OUT}/report.html")
-    conclude(time.monotonic() - begin)
+    results = fetch_evaluation(out / "evaluation")
+    copy_examples(results / "examples", "degraded", out / "noisy")
+    run(f"pipeline.restore {out}/noisy {out}/restored --run demo")
+    shutil.copy(results / "metrics.json", out / "metrics.json")
+    draw_triples(results / "examples", out / "restored", out / "demo.png")
+    run(f"pipeline.report demo --out {out}/report.html")
+    summarise(out)
+
+
+def run(command: str) -> None:
+    """Print a command, run it, and exit with its exit code if it fails."""
+    logger.info(f"\n$ IRAE_STORE={STORE} python -m {command}")
+    result = subprocess.run([sys.executable, "-m", *shlex.split(command)])
+    if result.returncode:
+        raise SystemExit(result.returncode)
 
 
 def copy_photographs(folder: Path) -> Path:
-    """The photographs in a folder of their own, as a source for `pipeline.shard`."""
+    """Copy the photographs into an emptied folder, a source for `pipeline.shard`."""
     import skimage
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -75,9 +87,7 @@ def copy_photographs(folder: Path) -> Path:
 
 
 def fetch_evaluation(target: Path) -> Path:
-    """Copy what was found of the photographs from the run's folder; where it lies now."""
-    from infra.storage import open_storage
-
+    """Copy the evaluation on the photographs from the run's folder; returns the local folder."""
     shutil.rmtree(target, ignore_errors=True)
     store = open_storage(f"{STORE}/runs/demo/evaluations")
     (name,) = (name for name in store.folders() if name.startswith("folder-"))
@@ -86,8 +96,8 @@ def fetch_evaluation(target: Path) -> Path:
     return target / name
 
 
-def collect(examples: Path, kind: str, target: Path) -> None:
-    """One kind of the examples, under their own names."""
+def copy_examples(examples: Path, kind: str, target: Path) -> None:
+    """Copy "clean", "degraded" or "restored" examples, named after their images, into an emptied folder."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in examples.glob(f"*-{kind}.png"):
@@ -95,7 +105,7 @@ def collect(examples: Path, kind: str, target: Path) -> None:
 
 
 def draw_triples(examples: Path, restored: Path, target: Path) -> None:
-    """Clean, noisy and restored side by side, one row an image, with a caption over each column."""
+    """Draw clean, noisy and restored side by side, one row an image, with a caption above each column."""
     from PIL import Image, ImageDraw, ImageFont
 
     names = sorted(path.name.removesuffix("-clean.png") for path in examples.glob("*-clean.png"))
@@ -115,23 +125,23 @@ def draw_triples(examples: Path, restored: Path, target: Path) -> None:
     sheet.save(target)
 
 
-def conclude(elapsed_s: float) -> None:
-    """What came of it, and where everything is."""
-    metrics = json.loads((OUT / "metrics.json").read_text())
+def summarise(out: Path) -> None:
+    """Print the gain in PSNR and where the results are."""
+    metrics = json.loads((out / "metrics.json").read_text())
     gain_db = metrics["psnr_db_restored"] - metrics["psnr_db_degraded"]
-    logger.info(f"\nDone in {elapsed_s / 60:.1f} minutes: +{gain_db:.2f} dB on photographs that the network never saw.")
-    for path, what in (
-        ("report.html", "the page to open: figures, pictures with a slider, curves, how to repeat it"),
+    logger.info(f"\nDone: {gain_db:+.2f} dB on photographs that the model was not trained on.")
+    for name, contents in (
+        ("report.html", "the page to open: metrics, images with a slider, curves, commands to rerun it"),
         ("demo.png", "clean, noisy and restored side by side"),
-        ("metrics.json", "the figures, with the protocol that they belong to"),
-        ("restored/", "what pipeline.restore made of noisy/"),
+        ("metrics.json", "the metrics and their protocol"),
+        ("restored/", "output of pipeline.restore for noisy/"),
     ):
-        logger.info(f"  {OUT / path}: {what}")
+        logger.info(f"  {out / name}: {contents}")
     logger.info(
         f"  {STORE}/runs/demo: the run (checkpoints, metrics.parquet, tensorboard/), {STORE}/data: the data sets"
     )
-    logger.info("The S3 server goes on running; stop it with `python -m infra.local_s3 stop`.")
+    logger.info("The S3 server keeps running; stop it with `python -m infra.local_s3 stop`.")
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    run_command(DemoConfig, main)

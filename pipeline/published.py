@@ -61,13 +61,15 @@ def main(config: PublishedConfig) -> None:
     model = read_published(config.file)
     name = config.name or config.file.stem.lower()
     run = Run(open_checked(config.out or run_url(name)))
-    settings = TrainConfig().with_options(preset="published", model=model.system, sigma_255=config.sigma_255, name=name)
+    settings = TrainConfig().with_options(
+        preset="published", model=model.model_name, sigma_255=config.sigma_255, name=name
+    )
     held = run.read_json(CONFIG)
     if held is not None and held.get("preset") != settings.preset:
         raise UserError(f"{run.url} is a run that was trained here; choose another --name.")
     run.write_json(CONFIG, dataclasses.asdict(settings))
     run.checkpoints.save(model_to_files(model), {"images_seen": 0, "published": config.file.name})
-    logger.info(f"{config.file}: {model.system}, {parameter_count(model):,} parameters; the run is {run.url}")
+    logger.info(f"{config.file}: {model.model_name}, {parameter_count(model):,} parameters; the run is {run.url}")
     logger.info(f"next: python -m pipeline.evaluate --run {run.url} --data DATA --sigma-255 25")
 
 
@@ -87,7 +89,7 @@ def read_published(path: Path) -> Restorer:
             "colour (12, from 13 to 12) nor DnCNN for colour (17 or 20, from 3 to 3)."
         )
     model = build(CONVOLUTIONS[shape], IRAEConfig())
-    if model.system == "ffdnet-folded":
+    if model.model_name == "ffdnet-folded":
         convolutions = pixels_by_rows(convolutions)
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
     with torch.no_grad():
@@ -96,7 +98,7 @@ def read_published(path: Path) -> Restorer:
             if layer.weight.shape != weight.shape or layer.bias.shape != bias.shape:
                 raise UserError(
                     f"convolution {number} of {path} has filters {weight.shape} and {bias.size} biases, but "
-                    f"{model.system} has {tuple(layer.weight.shape)} and {layer.bias.numel()}."
+                    f"{model.model_name} has {tuple(layer.weight.shape)} and {layer.bias.numel()}."
                 )
             layer.weight.copy_(torch.from_numpy(weight))
             layer.bias.copy_(torch.from_numpy(bias))

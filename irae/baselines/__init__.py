@@ -1,1 +1,1 @@
-"""The systems that the paper compares IRAE with: one file for each."""
+"""The paper's baselines, one file for each."""

@@ -30,7 +30,7 @@ class DnCNN(Restorer):
 def conv_stack(inputs: int, features: int, outputs: int, middle: int, first_bias: bool, folded: bool) -> nn.Sequential:
     """conv, ReLU, `middle` times (conv, BN, ReLU), conv. Folded: each convolution has a bias, and there is no BN.
 
-    It begins near 0, as a linear map of each pixel: see start.py.
+    Initialised near 0, as a linear map of each pixel (init.py).
     """
     layers: list[nn.Module] = [_conv(inputs, features, first_bias or folded), nn.ReLU(inplace=True)]
     for _ in range(middle):
@@ -39,7 +39,7 @@ def conv_stack(inputs: int, features: int, outputs: int, middle: int, first_bias
             layers.append(nn.BatchNorm2d(features))
         layers.append(nn.ReLU(inplace=True))
     net = nn.Sequential(*layers, _conv(features, outputs, folded))
-    init_looks_linear_(net, gives_difference=True)
+    init_looks_linear_(net, is_residual=True)
     return net
 
 

@@ -18,7 +18,7 @@ DEPTH, FILTERS, SLOPE = 4, 64, 0.2
 
 
 class UNet(Restorer):
-    """64, 128, 256, 512 filters; gives the restored image itself."""
+    """64, 128, 256, 512 filters; outputs the restored image itself."""
 
     side_multiple = 2 ** (DEPTH - 1)
 
@@ -32,7 +32,7 @@ class UNet(Restorer):
         init_looks_linear_(self, SLOPE)
 
     def forward(self, degraded: Tensor, sigma_255: Sigma255 = None) -> Tensor:
-        """ValueError when a side is not divisible by 8 (restore() pads by itself)."""
+        """IRAEError when a side is not divisible by 8 (restore() pads by itself)."""
         height, width = degraded.shape[-2:]
         if height % self.side_multiple or width % self.side_multiple:
             raise IRAEError(f"images of {height}x{width} do not fit this U-Net: sides must be divisible by 8.")

@@ -10,7 +10,7 @@ from pipeline.config.train import TrainConfig
 _BASE = TrainConfig()
 PRESETS: dict[str, TrainConfig] = {
     "paper": _BASE.with_options(
-        preset="paper", K=16, L=2, width=64, decoder="inverse", start="random", scale_min=0.0, precision="float32"
+        preset="paper", K=16, L=2, width=64, decoder="inverse", init="random", scale_min=0.0, precision="float32"
     ),
     "standard": _BASE.with_options(preset="standard"),
     "best": _BASE.with_options(
@@ -27,8 +27,8 @@ PRESETS: dict[str, TrainConfig] = {
     "laptop": _BASE.with_options(preset="laptop", K=4, global_batch_size=32, max_minutes=10.0),
 }
 """paper: the form and recipe of arXiv 2009.03173 (denoising). standard: the same size in the form that learns faster.
-best: highest PSNR after ten minutes of a processor (docs/training.md). laptop: a small network for a processor, ten
-minutes, with a rate that depends on no budget."""
+best: highest PSNR after ten minutes of a processor (docs/explanation/training.md). laptop: a small network for a
+processor, ten minutes, with a rate that depends on no budget."""
 
 
 def preset(name: str, has_gpu: Callable[[], bool]) -> TrainConfig:

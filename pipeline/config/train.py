@@ -286,6 +286,7 @@ MINIMA: dict[int, tuple[str, ...]] = {
 """Smallest allowed value: options."""
 FORMER_NAMES = {
     "system": "model",
+    "start": "init",
     "global_batch": "global_batch_size",
     "micro_batch": "micro_batch_size",
     "window_shards": "shuffle_window_shards",

@@ -172,7 +172,7 @@ def protocol(evaluation: EvaluationPlan) -> dict[str, Any]:
         "ssim_released": SSIM_RELEASED_TEXT,
         "precision": "float32",
         "run": trained.url,
-        "model": trained.model.system,
+        "model": trained.model.model_name,
         "parameters": trained.parameters,
         "trained_images": int(trained.checkpoint),
     }

@@ -97,7 +97,7 @@ def protocol_caveats(config: ReproduceConfig) -> list[str]:
     if config.table == 2:
         found.append(
             "The paper's SSIM is that of its released code, with a window of 3 that takes columns for channels and a "
-            "data range of 2: much higher than the usual one. docs/reproduce.md says more."
+            "data range of 2: much higher than the usual one. docs/how-to/reproduce.md says more."
         )
     if config.table == 3:
         found.append(

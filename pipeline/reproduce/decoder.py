@@ -34,7 +34,7 @@ class Decoder(nn.Module):
             layers += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
         self.net = nn.Sequential(*layers, nn.Conv2d(WIDTH, 3, kernel_size=3, padding=1))
         self.linear = nn.Conv2d(inputs, 3, kernel_size=1)
-        init_looks_linear_(self.net, gives_difference=True)
+        init_looks_linear_(self.net, is_residual=True)
 
     def forward(self, code: Tensor) -> Tensor:
         x = F.pixel_shuffle(F.pad(code, (0, 0, 0, 0, 0, self.missing)), self.scale)

@@ -156,7 +156,7 @@ def codes_of(model: Restorer, degraded: Tensor, sigma_255: Tensor | None) -> dic
     outputs: list[Tensor] = []
     hook = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        narrowest = model.narrowest(degraded, sigma_255)
+        narrowest = model.bottleneck(degraded, sigma_255)
     finally:
         hook.remove()
     # IRAE finds its narrowest layer without the pass to the output.

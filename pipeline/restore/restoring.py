@@ -59,7 +59,7 @@ def main(config: RestoreConfig) -> None:
 def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
     """Noise level for a model with a noise map: the given one, or the run's. UserError when neither is known."""
 
-    if not MODELS[trained.model.system].needs_sigma:
+    if not MODELS[trained.model.model_name].needs_sigma:
         return None
     sigma = trained.config.task.sigma_255 if config.sigma_255 is None else config.sigma_255
     if sigma == "blind":

@@ -7,6 +7,7 @@ import json
 import logging
 from typing import Any
 
+from infra.cluster import apply_settings, ray_address
 from infra.storage.lease import hold_lease
 from infra.storage.retry import retry_with_backoff
 from pipeline.cli import ProgressLine
@@ -72,7 +73,8 @@ def train_with(training: Training, line: ProgressLine, assert_lease_held: Assert
         show(config, line, row)
 
     if config.cluster.ray:
-        from pipeline.train.ray_workers import run_on_ray  # Ray is optional
+        apply_settings(starts_here=config.cluster.simulate_nodes or ray_address(config.cluster.nodes) is None)
+        from pipeline.train.ray_workers import run_on_ray  # Ray is optional, and reads its settings when imported
 
         run_on_ray(config, log_metrics, assert_lease_held)
     else:

@@ -138,7 +138,7 @@ class Trainer:
         if raw_weights:
             self.model.load_state_dict(bytes_to_tensors(raw_weights))
         load_optimizer(self.optimizer, self.names, files[OPTIMIZER])
-        self.schedule.load_state(state["schedule"])
+        self.schedule.load_state_dict(state["schedule"])
         self.images_seen, self.timer.train_s = state["images_seen"], state["train_s"]
         self.budget_fraction = self.timer.budget_fraction
         self.rows = self.run.read_metrics(self.images_seen)
@@ -152,7 +152,7 @@ class Trainer:
 
     def _ema_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are validated and kept."""
-        return self.ema.in_place() if self.ema else nullcontext()
+        return self.ema.swapped_in() if self.ema else nullcontext()
 
     def _make_loader(self) -> Loader:
         return Loader(
@@ -337,7 +337,7 @@ class Trainer:
         if self.ema:
             files[RAW_WEIGHTS] = tensors_to_bytes(self.model.state_dict())
         files[OPTIMIZER] = optimizer_to_bytes(self.optimizer, self.names)
-        state = {**self.loader.state_dict(), "train_s": self.timer.train_s, "schedule": self.schedule.state()}
+        state = {**self.loader.state_dict(), "train_s": self.timer.train_s, "schedule": self.schedule.state_dict()}
         checkpoints = self.run.checkpoints
         name = checkpoints.save(files, state)
         if best_psnr_db is not None:

@@ -15,17 +15,19 @@ def run() -> None:
     arguments = sys.argv[1:]
     config = parse(TuneConfig, arguments, default=base_defaults(arguments))
     if config.base.preset == "auto":
-        preset = defaults(arguments).preset
-        config = dataclasses.replace(config, base=dataclasses.replace(config.base, preset=preset))
+        config = dataclasses.replace(config, base=config.base.with_options(preset=defaults(arguments).preset))
+    from infra.cluster import apply_settings, ray_address
+
+    apply_settings(starts_here=ray_address(config.base.cluster.nodes) is None)  # before `launch` imports Ray
     from pipeline.tune.launch import main
 
     main(config)
 
 
 def run_best(config: BestConfig) -> None:
-    from pipeline.tune.best import conclude
+    from pipeline.tune.best import write_best
 
-    conclude(config)
+    write_best(config)
 
 
 def run_dashboard(config: DashboardConfig) -> None:

@@ -1,4 +1,4 @@
-"""Where a search ends: the table, the winner and how far it can be trusted, its configuration, the plots."""
+"""The best trial of a search: the table of all trials, its configuration, its PSNR with other seeds, the plots."""
 
 from __future__ import annotations
 
@@ -9,123 +9,110 @@ import statistics
 import sys
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
 
 from infra.storage import UserError, join_url, open_storage
 from pipeline.cli import ProgressLine
 from pipeline.config.train import TrainConfig, train_config
-from pipeline.runs.folder import BEST, CONFIG, Run
+from pipeline.runs.folder import CONFIG, Run
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import train
 from pipeline.tune.config import BestConfig
-from pipeline.tune.folder import Home, find_search
-from pipeline.tune.plots import write_report
-from pipeline.tune.searcher import REASON, describe
-from pipeline.tune.space import trial_url
+from pipeline.tune.folder import REASON, StudyFolder, find_search, state_text
+from pipeline.tune.plots import finished, psnr_db, write_plots
+from pipeline.tune.space import describe, trial_url
 
 logger = logging.getLogger(__name__)
 
 PRESET, REPEATS = "best.json", "repeats"
 LOG_WIDTH = 160
-"""Of the table in a log file, characters."""
-NOT_IN_PRESET = ("config", "preset", "out", "ray", "dry_run")
+"""Width of the table in a log file, characters."""
+FIGURES = ("images_seen", "parameters", "images_per_sec")
+"""Attributes of a trial that are columns of the table."""
 
 
-def conclude(config: BestConfig) -> None:
-    """Print the table and the winner, train it again with other seeds if asked, write its configuration and plots."""
-    home = find_search(config.search)
-    trial = chosen_trial(home, config.trial)
-    report_on(home)
-    winner = configuration_of(home, trial)
-    logger.info(f"trial {trial.number}: {psnr_db(trial):.2f} dB with seed {winner.seed}, once")
-    values = [psnr_db(trial), *repeat(home, trial.number, winner, config.repeats)]
+def write_best(config: BestConfig) -> None:
+    """Show all trials; write the best one's configuration, after training it with other seeds if asked."""
+    folder = find_search(config.search)
+    trial = chosen_trial(folder, config.trial)
+    show_trials(folder)
+    best = config_of(folder, trial)
+    logger.info(f"trial {trial.number}: {psnr_db(trial):.2f} dB with seed {best.seed}, once")
+    values = [psnr_db(trial), *psnr_with_other_seeds(folder, trial.number, best, config.repeats)]
     if len(values) > 1:
         logger.info(
             f"trial {trial.number} with {len(values)} seeds: {statistics.mean(values):.2f} dB, standard deviation "
             f"{statistics.stdev(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
         )
-    text = json.dumps(preset_of(winner, home, trial), indent=1)
-    home.store.put(PRESET, text.encode())
+    text = json.dumps(preset_of(best, folder, trial), indent=1)
+    folder.store.put(PRESET, text.encode())
     config.out.write_text(text)
     logger.info(f"next: python -m pipeline.train --config {config.out}")
 
 
-def chosen_trial(home: Home, number: int | None) -> FrozenTrial:
-    """The finished trial of this number, or the one with the best PSNR. ValueError when there is none."""
-    finished = [t for t in home.study().get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    if not finished:
-        raise UserError(f"no trial of {home.store.url} has ended yet; let `pipeline.tune` run on.")
+def chosen_trial(folder: StudyFolder, number: int | None) -> FrozenTrial:
+    """The finished trial of this number, or the one with the best PSNR. Raises UserError when there is none."""
+    trials = {trial.number: trial for trial in finished(folder.study())}
+    if not trials:
+        raise UserError(f"no trial of {folder.store.url} has finished yet; let `pipeline.tune` run on.")
     if number is None:
-        return max(finished, key=psnr_db)
-    for trial in finished:
-        if trial.number == number:
-            return trial
-    numbers = ", ".join(str(t.number) for t in finished)
-    raise UserError(f"--trial {number} is no trial that ran to its end; those are {numbers}.")
+        return max(trials.values(), key=psnr_db)
+    if number not in trials:
+        raise UserError(f"--trial {number} is no finished trial; those are {', '.join(map(str, trials))}.")
+    return trials[number]
 
 
-def psnr_db(trial: FrozenTrial) -> float:
-    """PSNR is the first objective."""
-    assert trial.values
-    return trial.values[0]
-
-
-def configuration_of(home: Home, trial: FrozenTrial) -> TrainConfig:
-    """The configuration that a trial ran with."""
-
-    values = Run(open_storage(trial_url(home.store.url, trial.number))).read_json(CONFIG)
+def config_of(folder: StudyFolder, trial: FrozenTrial) -> TrainConfig:
+    """The configuration that a trial was trained with."""
+    values = Run(open_storage(trial_url(folder.store.url, trial.number))).read_json(CONFIG)
     assert values, "a trial's run has its configuration before it trains"
     return train_config(values)
 
 
-def preset_of(winner: TrainConfig, home: Home, trial: FrozenTrial) -> dict[str, Any]:
-    """What `pipeline.train --config` takes: the winner, as a run of its own."""
-    values = dataclasses.asdict(winner)
-    for name in NOT_IN_PRESET:
-        del values[name]
-    search = home.store.url.rstrip("/").rpartition("/")[2]
-    return {**values, "preset": "best", "name": f"{search}-best-{trial.number}"}
+def preset_of(best: TrainConfig, folder: StudyFolder, trial: FrozenTrial) -> dict[str, Any]:
+    """The configuration as a file for `pipeline.train --config`, with a name of its own."""
+    name = f"{folder.store.url.rstrip('/').rpartition('/')[2]}-best-{trial.number}"
+    return dataclasses.asdict(
+        best.with_options(config=None, preset="best", name=name, out=None, ray=True, dry_run=False)
+    )
 
 
-def repeat(home: Home, number: int, winner: TrainConfig, repeats: int) -> list[float]:
-    """Validation PSNR (dB) of the same with other seeds. Each is a run in the search's folder; a finished one stays."""
+def psnr_with_other_seeds(folder: StudyFolder, number: int, best: TrainConfig, repeats: int) -> list[float]:
+    """Validation PSNR (dB) of the same configuration with other seeds, each a run in the search's folder.
 
-    found = []
-    for seed in range(winner.seed + 1, winner.seed + 1 + repeats):
-        out = join_url(home.store.url, REPEATS, f"{number:04d}-{seed}")
-        config = dataclasses.replace(winner, seed=seed, out=out, name=f"seed-{seed}")
+    A run that exists is resumed, a finished one is kept.
+    """
+    values = []
+    for seed in range(best.seed + 1, best.seed + 1 + repeats):
+        out = join_url(folder.store.url, REPEATS, f"{number:04d}-{seed}")
+        config = best.with_options(seed=seed, out=out, name=f"seed-{seed}")
         run = Run(open_storage(out))
         run.write_json(CONFIG, dataclasses.asdict(config))
-        with ProgressLine(f"seed {seed}", config.max_images, "images") as line:
+        with ProgressLine(f"seed {seed}", config.budget.max_images, "images") as line:
             train(config, ProcessGroup.single_process(), lambda row, line=line: line.update(row["images_seen"]))  # type: ignore[misc]
-        held = run.read_json(BEST)
-        assert held
-        found.append(held["val_psnr_db"])
-    return found
+        best_checkpoint = run.checkpoints.best()
+        assert best_checkpoint
+        values.append(best_checkpoint["val_psnr_db"])
+    return values
 
 
-def report_on(home: Home) -> None:
+def show_trials(folder: StudyFolder) -> None:
     """Print the table of all trials and write the plots."""
-    trials = home.study().get_trials(deepcopy=False)
-    table = Table("trial", "state", "PSNR dB", "images", "parameters", "images/s", "what", title=home.store.url)
-    for trial in sorted(trials, key=lambda t: -t.values[0] if t.values else 0.0):
-        table.add_row(*row_of(trial))
+    trials = folder.study().get_trials(deepcopy=False)
+    columns = ("trial", "state", "PSNR dB", "images", "parameters", "images/s", "hyperparameters")
+    table = Table(*columns, title=folder.store.url)
+    for trial in sorted(trials, key=lambda trial: -trial.values[0] if trial.values else 0.0):
+        table.add_row(*table_row(trial))
     Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(table)
-    logger.info(f"plots: {write_report(home)}")
+    logger.info(f"plots: {write_plots(folder)}")
 
 
-def row_of(trial: FrozenTrial) -> list[str]:
-    """A trial as a line of the table."""
-
+def table_row(trial: FrozenTrial) -> list[str]:
+    """Cells of a trial."""
     attributes = trial.user_attrs
-    figures = [
-        f"{attributes[name]:,.0f}" if name in attributes else ""
-        for name in ("images_seen", "parameters", "images_per_sec")
-    ]
-    what = describe(trial.params)
-    if REASON in attributes:
-        what += f": {attributes[REASON]}"
-    state = {"COMPLETE": "finished", "PRUNED": "cut"}.get(trial.state.name, trial.state.name.lower())
-    return [str(trial.number), state, f"{trial.values[0]:.2f}" if trial.values else "", *figures, what]
+    figures = [f"{attributes[name]:,.0f}" if name in attributes else "" for name in FIGURES]
+    reason = f": {attributes[REASON]}" if REASON in attributes else ""
+    value = f"{trial.values[0]:.2f}" if trial.values else ""
+    return [str(trial.number), state_text(trial.state), value, *figures, describe(trial.params) + reason]

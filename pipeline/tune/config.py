@@ -1,33 +1,39 @@
-"""What `pipeline.tune` can be told. No heavy import here: `--help` prints from these classes."""
+"""Options of `pipeline.tune`, its `best` and its `dashboard`. No heavy imports: `--help` prints from these classes."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import tyro
 
 from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.config.options import defaults
-from pipeline.config.train import LrSchedule, TrainConfig
+from pipeline.config.train import LrSchedule, TrainConfig, flat_options
 
-Objective = Literal["none", "parameters", "images-per-sec"]
+SecondObjective = Literal["none", "parameters", "images-per-sec"]
 QUARTERS = 4
-"""A trial is validated, and may be cut, at each quarter of its images."""
+"""Validations of a trial, one at each quarter of its budget."""
 TRIAL_IMAGES = {"laptop": 3_000}
+"""Default budget of a trial, images, by preset."""
 TRIAL_IMAGES_OTHERS = 300_000
-"""A trial's budget unless --max-images says another."""
+"""Default budget of a trial, images, with any other preset."""
+NOT_IDENTITY = ("trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "memory_gb")
+"""Options that may differ when a search is resumed."""
+NOT_IDENTITY_OF_BASE = ("data", "out", "name", "nodes", "workers_per_node", "ray", "dry_run", "config")
+"""Options of the base that may differ when a search is resumed."""
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Search for the best K, L, learning rate and schedule. The same command again goes on where it was interrupted.
+    """Search for the best K, L, learning rate and schedule. The same command again resumes an interrupted search.
 
-    Every option of `pipeline.train` is one here too: the base of each trial, which the search changes in the ranges
-    below. `--max-images` is one trial's budget, `--name` and `--out` say where the search lives (IRAE_STORE/searches).
-    `python -m pipeline.tune best` trains, writes and plots the winner, `python -m pipeline.tune dashboard` shows all.
+    Every option of `pipeline.train` is one here too: the base of each trial, whose hyperparameters the search changes
+    in the ranges below. `--max-images` is the budget of one trial; `--name` and `--out` choose the search's folder
+    (default: IRAE_STORE/searches/NAME). `python -m pipeline.tune best` writes the best trial's configuration,
+    `python -m pipeline.tune dashboard` shows all trials.
     """
 
     K_range: tuple[int, int] = (2, 8)
@@ -35,41 +41,51 @@ class TuneConfig:
     L_range: tuple[int, int] = (1, 2)
     """irae: fewest and most levels."""
     lr_range: tuple[float, float] = (2e-4, 5e-3)
-    """Lowest and highest learning rate; sampled by its logarithm."""
+    """Lowest and highest learning rate; sampled log-uniformly."""
     lr_schedules: tuple[LrSchedule, ...] = get_args(LrSchedule)
-    """Schedules to choose from; each brings parameters of its own into the search."""
+    """Schedules to choose from; each adds its own hyperparameters to the search space."""
     widths: tuple[int, ...] = ()
-    """Widths of the couplings' nets to choose from. Default: --width alone; so with the next two."""
+    """Widths of the couplings' nets to choose from. Default of this and the next two: the base's value alone."""
     scale_mins: tuple[float, ...] = ()
     """Smallest factors of the couplings to choose from."""
     batches: tuple[int, ...] = ()
-    """Global batches to choose from."""
+    """Global batch sizes to choose from."""
     trials: int = 12
-    """Trials of the whole search, all of its runs together."""
-    against: Objective = "none"
-    """A second objective beside PSNR, for a Pareto front: fewer parameters, or more images trained a second."""
+    """Trials of the whole search, over all its resumptions."""
+    second_objective: SecondObjective = "none"
+    """Objective beside PSNR, for a Pareto front: fewer parameters, or more images trained per second."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """Where the next trial lies: what the finished ones suggest (multivariate TPE), or anywhere."""
+    """Sampler of the hyperparameters: multivariate TPE (a model of the finished trials) or random."""
     asha: bool = True
-    """Trials whose PSNR is in the lower half at a quarter or a half of their images are cut (ASHA). --no-asha: none."""
+    """Prune trials whose PSNR is in the lower half at a quarter or a half of their budget (ASHA). --no-asha: none."""
     concurrent: int | None = None
-    """Trials at once. Default: as many as the cluster holds."""
+    """Trials that run at once. Default: as many as fit into the cluster."""
     cpus_per_trial: int = 1
     """Processors of a trial of one worker."""
     gpus_per_trial: float | None = None
     """GPUs of a trial of one worker. Default: 1 where there are any."""
     memory_gb: float | None = None
-    """What a worker may take. Default: its share of the machine, or its GPU. A trial that needs more is skipped."""
+    """Memory limit of a worker. Default: its share of the machine, or its GPU. A trial that needs more is pruned."""
     base: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
-    """The training configuration that trials start from."""
+    """Training configuration that all trials start from."""
 
     @property
     def workers(self) -> int:
         """Workers of one trial."""
-        return self.base.nodes * (self.base.workers_per_node or 1)
+        return self.base.cluster.workers
+
+    @property
+    def trial_images(self) -> int:
+        """Budget of one trial, images."""
+        assert self.base.budget.max_images
+        return self.base.budget.max_images
+
+    @property
+    def is_irae(self) -> bool:
+        return self.base.model.name == "irae"
 
     def problems(self) -> list[str]:
-        """Everything that is wrong with it, a sentence each; what depends on the data set is found later."""
+        """Every mistake that shows without the data set, a sentence each."""
         problems = self.base.problems()
         check_minimum(problems, 1, trials=self.trials, concurrent=self.concurrent, cpus_per_trial=self.cpus_per_trial)
         for name, (low, high), least in (
@@ -81,59 +97,64 @@ class TuneConfig:
                 problems.append(f"--{name} {low:g} {high:g} is the wrong way round; give the lower bound first.")
             if low < least:
                 problems.append(f"--{name} begins at {low:g}, but must begin at {least:g} or above.")
-        if self.base.system != "irae":
+        if not self.is_irae:
             problems += [
-                f"--{option} is for --system irae; leave it out with {self.base.system}."
+                f"--{option} is for --model irae; leave it out with {self.base.model.name}."
                 for option, values in (("widths", self.widths), ("scale-mins", self.scale_mins))
                 if values
             ]
         if not self.lr_schedules:
             problems.append(f"--lr-schedules is empty; name one or more of {', '.join(get_args(LrSchedule))}.")
-        for names, option in ((self.widths, "widths"), (self.batches, "batches")):
-            problems += [f"--{option} holds {value}, but must be at least 1." for value in names if value < 1]
+        for values, option in ((self.widths, "widths"), (self.batches, "batches")):
+            problems += [f"--{option} holds {value}, but must be at least 1." for value in values if value < 1]
         problems += [
             f"--scale-mins holds {m}, but must be from 0 to below 1." for m in self.scale_mins if not 0 <= m < 1
         ]
         if self.is_one_point:
             problems.append("the search space holds one point only: widen --K-range, --L-range or --lr-range.")
-        if not self.base.max_images or self.base.max_minutes:
+        if not self.base.budget.max_images or self.base.budget.max_minutes:
             problems.append("trials are compared at equal numbers of images: give --max-images, and no --max-minutes.")
-        for name, value in (("gpus-per-trial", self.gpus_per_trial), ("memory-gb", self.memory_gb)):
-            if value is not None and (value < 0 or (name == "memory-gb" and value == 0)):
-                problems.append(f"--{name} is {value:g}, but must be above 0.")
+        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
+            problems.append(f"--gpus-per-trial is {self.gpus_per_trial:g}, but must be at least 0.")
+        if self.memory_gb is not None and self.memory_gb <= 0:
+            problems.append(f"--memory-gb is {self.memory_gb:g}, but must be above 0.")
         return problems
 
     @property
     def is_one_point(self) -> bool:
-        """Nothing varies."""
-        ranges = [self.lr_range, *((self.K_range, self.L_range) if self.base.system == "irae" else ())]
+        """Whether no hyperparameter varies."""
+        ranges = [self.lr_range, *((self.K_range, self.L_range) if self.is_irae else ())]
         choices = (self.widths, self.batches, self.scale_mins)
         schedules = set(self.lr_schedules) - {"constant"}
         return all(low == high for low, high in ranges) and max(map(len, choices)) <= 1 and not schedules
 
-    def identity(self) -> dict[str, object]:
-        """What makes the search what it is (JSON values): its space, and the base without where it runs."""
-        values = dataclasses.asdict(self)
-        for name in ("trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "memory_gb"):
-            del values[name]
-        base = values["base"]
-        for name in ("data", "out", "name", "nodes", "workers_per_node", "ray", "dry_run", "config"):
-            base.pop(name, None)
-        return values
+    def identity(self) -> dict[str, Any]:
+        """Content of search.json: the space, and the base."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IDENTITY}
+
+
+def comparable(identity: dict[str, Any]) -> dict[str, Any]:
+    """The options in a search.json of any version that must be equal when the search is resumed, in today's names."""
+    base = {**TrainConfig().options(), **flat_options(identity["base"])}
+    return {
+        **identity,
+        "second_objective": identity.get("against", identity.get("second_objective")),
+        "base": {name: value for name, value in base.items() if name not in NOT_IDENTITY_OF_BASE},
+    }
 
 
 @dataclass(frozen=True)
 class BestConfig:
-    """The winner of a search: a table of all trials, best.json for `pipeline.train --config`, and plots in report/."""
+    """Best trial of a search: a table of all trials, best.json for `pipeline.train --config`, and plots in report/."""
 
     search: tyro.conf.Positional[str | None] = None
     """URL or name of the search. Default: the only one below IRAE_STORE/searches."""
     trial: int | None = None
-    """Take this trial instead of the best one."""
+    """Number of the trial to take instead of the best one."""
     repeats: int = 0
-    """Train it so many times again, with other seeds, to know how far its PSNR can be trusted."""
+    """Trainings of the same configuration with other seeds, which measure how far its PSNR varies."""
     out: Path = Path("best.json")
-    """Where the winner's configuration is written on this machine."""
+    """File for the best trial's configuration, on this machine."""
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -143,16 +164,12 @@ class BestConfig:
 
 @dataclass(frozen=True)
 class DashboardConfig:
-    """Show a search in the browser: while it runs, before its first trial has ended, and afterwards."""
+    """Show a search in the browser: while it runs, before its first trial has finished, and afterwards."""
 
     search: tyro.conf.Positional[str | None] = None
     """URL or name of the search. Default: the only one below IRAE_STORE/searches."""
-    host: str = "127.0.0.1"
-    """Address to listen on. Other than this machine's own needs the token that is printed."""
     port: int = 8080
-    """The next free one is taken when it is in use."""
-    tensorboard: bool = True
-    """Start TensorBoard beside it, for all trials (--no-tensorboard: not)."""
+    """Port on 127.0.0.1. To look from another machine: `ssh -L 8080:127.0.0.1:8080 MACHINE`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -160,7 +177,7 @@ class DashboardConfig:
 
 
 def base_defaults(arguments: list[str]) -> TuneConfig:
-    """The preset, or --config, as the base of all trials, with a trial's budget instead of a run's."""
+    """The preset, or --config, as the base of all trials, with the budget of a trial instead of a run's."""
     base = defaults(arguments)
-    images = TRIAL_IMAGES.get(base.preset, TRIAL_IMAGES_OTHERS)
-    return TuneConfig(base=dataclasses.replace(base, max_minutes=None, max_images=base.max_images or images, name=None))
+    images = base.budget.max_images or TRIAL_IMAGES.get(base.preset, TRIAL_IMAGES_OTHERS)
+    return TuneConfig(base=base.with_options(max_minutes=None, max_images=images, name=None))

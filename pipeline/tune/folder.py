@@ -1,7 +1,7 @@
 """A search's folder on the store: search.json, journal.log, trials/ (runs), best.json, report/.
 
-The journal is Optuna's: everything about every trial. It is written where it can be appended to: in the folder itself
-on a disk, otherwise in a local file, which is copied to the store at each event.
+The journal is Optuna's: the parameters, curve, state and values of every trial. Optuna appends to it, so on a store
+that cannot append (S3) it is a local file, which is uploaded at each event.
 """
 
 from __future__ import annotations
@@ -11,131 +11,127 @@ import json
 import os
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from infra.storage import Storage, UserError, join_url
 from pipeline.config.environment import cache_folder, store_url
 from pipeline.runs.find import find_in, open_checked
+from pipeline.tune.config import comparable
 
-if TYPE_CHECKING:
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial
-
-SEARCHES, SEARCH, JOURNAL = "searches", "search.json", "journal.log"
+SEARCHES, SEARCH, JOURNAL, REPORT = "searches", "search.json", "journal.log", "report/index.html"
 STUDY = "search"
-MIRROR_S = 10.0
-"""Results of running trials reach the store at most this often; the ends of trials at once."""
+"""Name of the study in the journal."""
+REASON = "reason"
+"""Attribute of a pruned or failed trial: why."""
+UPLOAD_INTERVAL_S = 10.0
+"""Least time between two uploads of the journal while no trial starts or finishes."""
 
 
 def search_url(name: str) -> str:
-    """Where a search of this name goes by default."""
+    """Default URL of a search of this name."""
     return join_url(store_url(), SEARCHES, name)
 
 
-def find_search(search: str | None) -> Home:
-    """The given search (URL or name), or the only one that the store has. ValueError otherwise."""
-    advice = "begin one with `python -m pipeline.tune`"
-    home = Home(open_checked(find_in(search, SEARCHES, SEARCH, "its name", advice)))
-    if home.identity() is None:
-        raise UserError(f"{home.store.url} is no search: it has no {SEARCH}; {advice}.")
-    return home
+def find_search(search: str | None) -> StudyFolder:
+    """The given search (URL or name), or the only one that the store has. Raises UserError otherwise."""
+    advice = "start one with `python -m pipeline.tune`"
+    folder = StudyFolder(open_checked(find_in(search, SEARCHES, SEARCH, "its name", advice)))
+    if folder.identity() is None:
+        raise UserError(f"{folder.store.url} is no search: it has no {SEARCH}; {advice}.")
+    return folder
 
 
-class Home:
+class StudyFolder:
     """Reads and writes one search's folder."""
 
     def __init__(self, store: Storage) -> None:
         self.store = store
-        held_here = store.local_path(JOURNAL)
-        place = hashlib.sha256(store.url.encode()).hexdigest()[:16]
-        self.journal = held_here or cache_folder() / SEARCHES / place / JOURNAL
-        self.is_mirrored = held_here is None
-        self._mirrored_at, self._mirrored_bytes = 0.0, -1
+        on_disk = store.local_path(JOURNAL)
+        cached = cache_folder() / SEARCHES / hashlib.sha256(store.url.encode()).hexdigest()[:16] / JOURNAL
+        self.journal = on_disk or cached
+        self.is_remote = on_disk is None
+        self._uploaded_s, self._uploaded_bytes = 0.0, -1
 
     def identity(self) -> dict[str, Any] | None:
-        """search.json, or None for a search that is still to begin."""
+        """search.json, or None before the search has started."""
         try:
             return json.loads(self.store.get(SEARCH))
         except FileNotFoundError:
             return None
 
-    def claim(self, identity: dict[str, Any]) -> None:
-        """Begin the search, or go on with one of the same identity. ValueError when it is another one."""
-        ours = json.loads(json.dumps(identity))
-        held = self.identity()
-        if held is None:
+    def start_or_resume(self, identity: dict[str, Any]) -> None:
+        """Write search.json, or compare with it. Raises UserError when it is another search's."""
+        stored = self.identity()
+        if stored is None:
             self.journal.unlink(missing_ok=True)
-            self.store.put(SEARCH, json.dumps(ours, indent=1).encode())
-        elif differing := _differing(held, ours):
+            self.store.put(SEARCH, json.dumps(identity, indent=1).encode())
+        elif differing := _differing(comparable(stored), comparable(identity)):
             raise UserError(
-                f"the search {self.store.url} was begun with other settings ({'; '.join(differing)}); repeat those to "
-                "go on with it, or choose another --name."
+                f"the search {self.store.url} was started with other settings ({'; '.join(differing)}); repeat those "
+                "to resume it, or choose another --name."
             )
 
-    def fetch(self) -> None:
-        """Bring the local journal up to what the store has; a journal only grows."""
+    def download(self) -> None:
+        """Download the journal where the store's is longer than the local copy; a journal only grows."""
         self.journal.parent.mkdir(parents=True, exist_ok=True)
-        held = self.store.size(JOURNAL) if self.is_mirrored else None
-        if held is not None and (not self.journal.exists() or held > self.journal.stat().st_size):
+        size_bytes = self.store.size(JOURNAL) if self.is_remote else None
+        if size_bytes is not None and (not self.journal.exists() or size_bytes > self.journal.stat().st_size):
             self.store.get_file(JOURNAL, self.journal)
 
-    def mend(self) -> None:
-        """Cut off a last line that a killed writer left half written. Only for who holds the search."""
-        self.fetch()
+    def truncate_partial_record(self) -> None:
+        """Cut off a last line that a killed writer did not finish. The caller holds the search's lease."""
+        self.download()
         if self.journal.exists():
-            whole = self.journal.read_bytes().rpartition(b"\n")
-            if whole[2]:
-                os.truncate(self.journal, len(whole[0]) + len(whole[1]))
+            records = self.journal.read_bytes()
+            os.truncate(self.journal, records.rfind(b"\n") + 1)
 
-    def mirror(self, now: bool = True) -> None:
-        """Copy the journal to the store, if it is not there already; not `now`: unless that was done just before."""
-        if not self.is_mirrored or not (now or time.monotonic() - self._mirrored_at > MIRROR_S):
+    def upload(self, now: bool = True) -> None:
+        """Copy a remote search's journal to its store; not `now`: unless that was done within UPLOAD_INTERVAL_S."""
+        if not self.is_remote or not (now or time.monotonic() - self._uploaded_s > UPLOAD_INTERVAL_S):
             return
-        content = self.journal.read_bytes()
-        if len(content) != self._mirrored_bytes:
-            self.store.put(JOURNAL, content)
-            self._mirrored_at, self._mirrored_bytes = time.monotonic(), len(content)
+        records = self.journal.read_bytes()
+        if len(records) != self._uploaded_bytes:
+            self.store.put(JOURNAL, records)
+            self._uploaded_s, self._uploaded_bytes = time.monotonic(), len(records)
 
-    def storage(self):  # type: ignore[no-untyped-def]
-        """Optuna's view of the journal."""
-        quiet_optuna()
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-
-        self.fetch()
+    def storage(self) -> JournalStorage:
+        """The journal as Optuna's storage."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of multivariate TPE
+        self.download()
         return JournalStorage(JournalFileBackend(str(self.journal)))
 
-    def study(self) -> Study:
-        """The search's study, to be read. ValueError before its first trial."""
-        import optuna
-
+    def study(self) -> optuna.Study:
+        """The search's study, to be read. Raises UserError before its first trial."""
         try:
             return optuna.load_study(study_name=STUDY, storage=self.storage())
         except KeyError:
             raise UserError(f"the search {self.store.url} has no trial yet; let `pipeline.tune` run first.") from None
 
 
-def _differing(held: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """What is not equal, in words; groups of settings are looked into."""
+def _differing(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Settings that differ, a clause each; nested settings are compared one by one."""
     found: list[str] = []
-    for name, value in ours.items():
-        before = held.get(name)
+    for name, value in json.loads(json.dumps(current)).items():
+        before = stored.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
             found += _differing(before, value)
-        elif before != value:
+        elif json.loads(json.dumps(before)) != value:
             found.append(f"{name} was {before!r} and is now {value!r}")
     return found
 
 
-def quiet_optuna() -> None:
-    """No line for each trial, no note that multivariate sampling is experimental."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+def state_text(state: TrialState) -> str:
+    """A trial's state in words: running, finished, pruned, failed, waiting."""
+    return {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed"}.get(state, state.name.lower())
 
 
 def curve(trial: FrozenTrial) -> dict[int, float]:
-    """Best PSNR so far (dB) by images seen."""
-    held = trial.intermediate_values or {int(k): v for k, v in trial.user_attrs.get("curve", {}).items()}
-    return dict(sorted(held.items()))
+    """Best PSNR so far (dB) by images seen, in order. Optuna keeps no curve for two objectives: an attribute does."""
+    values = trial.intermediate_values or {int(k): v for k, v in trial.user_attrs.get("curve", {}).items()}
+    return dict(sorted(values.items()))

@@ -1,33 +1,28 @@
-"""python -m pipeline.tune: search for K, L, learning rate and schedule; `best` ends it, `dashboard` shows it."""
+"""A search from options to the table of its trials."""
 
 from __future__ import annotations
 
 import logging
 
 from infra.storage.lease import hold_lease
-from pipeline.runs.find import open_checked
-from pipeline.tune.best import report_on
+from pipeline.tune.best import show_trials
 from pipeline.tune.config import TuneConfig
-from pipeline.tune.folder import Home
-from pipeline.tune.prepare import print_plan, resolve
-from pipeline.tune.search import search
-from sharding.dataset import Dataset
+from pipeline.tune.prepare import log_plan, resolve
+from pipeline.tune.search import run_search
 
 logger = logging.getLogger(__name__)
 
 
 def main(config: TuneConfig) -> None:
-    """Resolve, say what will be searched, search, and end with the table and the plots."""
-
-    config = resolve(config)
-    assert config.base.data and config.base.out
-    home, dataset = Home(open_checked(config.base.out)), Dataset.open(open_checked(config.base.data))
-    print_plan(config)
+    """Resolve the options, log the plan, take the search's lease, search, show the trials."""
+    search = resolve(config)
+    config, folder = search.config, search.folder
+    log_plan(config)
     if config.base.dry_run:
         return
-    with hold_lease(home.store):
-        home.claim({**config.identity(), "dataset": dataset.sha256})
-        home.mend()
-        search(config, home, dataset)
-        report_on(home)
-    logger.info(f"next: python -m pipeline.tune best {home.store.url}")
+    with hold_lease(folder.store):
+        folder.start_or_resume({**config.identity(), "dataset": search.dataset.sha256})
+        folder.truncate_partial_record()
+        run_search(search)
+        show_trials(folder)
+    logger.info(f"next: python -m pipeline.tune best {folder.store.url}")

@@ -1,54 +1,63 @@
-"""python -m pipeline.tune: search for K, L, learning rate and schedule; `best` ends it, `dashboard` shows it."""
+"""Preparation of a search: the data set and the search's folder, opened once, and options that fit both."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 
-from pipeline.config.checks import raise_problems
+from pipeline.config.checks import USER_ERRORS, raise_problems
+from pipeline.runs.find import open_checked
+from pipeline.train.prepare import Training, dataset_problems
 from pipeline.train.prepare import resolve as resolve_base
 from pipeline.tune.config import TuneConfig
-from pipeline.tune.folder import search_url
+from pipeline.tune.folder import StudyFolder, search_url
+from sharding.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
 
-def resolve(config: TuneConfig) -> TuneConfig:
-    """Fill in what depends on the store. ValueError, with all problems at once, when things do not fit together."""
+@dataclass(frozen=True)
+class Search:
+    """A search ready to start: resolved options, its folder, the opened data set."""
 
-    problems = config.problems()
-    base = config.base
-    if base.system == "irae":
-        largest = dataclasses.replace(base.model, L=max(*config.L_range, base.model.L))
-        base = dataclasses.replace(base, model=largest)
+    config: TuneConfig
+    folder: StudyFolder
+    dataset: Dataset
+
+
+def resolve(config: TuneConfig) -> Search:
+    """Open the data set and the search's folder. Raises UserError, with all problems at once, when options do not fit
+    them."""
+    problems, base, training = config.problems(), config.base, None
+    batches = config.batches or (base.optimization.global_batch_size,)
+    largest = {"L": max(*config.L_range, base.model.irae.L)} if config.is_irae else {}
     try:
-        for batch in config.batches or (base.global_batch_size,):
-            resolved = resolve_base(dataclasses.replace(base, global_batch_size=batch))
-    except ValueError as error:
+        training = resolve_base(base.with_options(**largest, global_batch_size=batches[0]))
+        for batch in batches[1:]:
+            problems += dataset_problems(training.config.with_options(global_batch_size=batch), training.dataset)
+    except USER_ERRORS as error:
         problems += str(error).splitlines()
     raise_problems(list(dict.fromkeys(problems)))
-    name = config.base.name or resolved.name
-    assert name
-    out = resolved.out if config.base.out else search_url(name)
-    base = dataclasses.replace(config.base, data=resolved.data, name=name, out=out)
-    return dataclasses.replace(config, base=base)
+    assert isinstance(training, Training) and training.config.name
+    resolved = training.config.options()
+    out = resolved["out"] if base.out else search_url(training.config.name)
+    base = base.with_options(data=resolved["data"], name=resolved["name"], out=out)
+    return Search(dataclasses.replace(config, base=base), StudyFolder(open_checked(out)), training.dataset)
 
 
-def print_plan(config: TuneConfig) -> None:
-    """What will be searched, and what it will cost."""
+def log_plan(config: TuneConfig) -> None:
+    """Log the search space, the budget and the objectives."""
     base = config.base
     choices = {"width": config.widths, "scale-min": config.scale_mins, "batch": config.batches}
     parts = [f"{name} of {', '.join(map(str, values))}" for name, values in choices.items() if values]
-    logger.info(f"data    {base.data}")
     levels = f"K {config.K_range[0]} to {config.K_range[1]}, L {config.L_range[0]} to {config.L_range[1]}"
+    rates = f"lr {config.lr_range[0]:g} to {config.lr_range[1]:g} ({', '.join(config.lr_schedules)})"
+    pruning = "pruned at a quarter or a half when in the lower half" if config.asha else "none is pruned"
+    second = "" if config.second_objective == "none" else f" and {config.second_objective}"
+    logger.info(f"data    {base.data.url}")
+    logger.info(f"space   {', '.join([levels if config.is_irae else base.model.name, rates, *parts])}")
     logger.info(
-        f"space   {levels if base.system == 'irae' else base.system}, lr "
-        f"{config.lr_range[0]:g} to {config.lr_range[1]:g} ({', '.join(config.lr_schedules)})"
-        + "".join(f", {part}" for part in parts)
+        f"trials  {config.trials} of {config.trial_images:,} images each, {pruning}; {config.sampler}, seed {base.seed}"
     )
-    cut = "cut at a quarter or a half when in the lower half" if config.asha else "none is cut"
-    logger.info(
-        f"trials  {config.trials} of {base.max_images:,} images each, {cut}; {config.sampler}, seed {base.seed}"
-    )
-    against = "" if config.against == "none" else f" against {config.against}"
-    logger.info(f"search  {base.out}: validation PSNR{against}")
+    logger.info(f"search  {base.out}: validation PSNR{second}")

@@ -1,13 +1,13 @@
-"""Ray Tune's OptunaSearch and ASHA over a journal that outlives them.
+"""Ray Tune's searcher and ASHA over Optuna's journal, which outlives them.
 
-The journal alone says what has been: no state of Ray Tune is kept. A trial that was interrupted, by the death of the
-driver or of its worker, waits in the journal with its number, its parameters and its curve, is handed out again, and
-goes on from the last checkpoint of its run.
+The journal alone is the state of a search: none of Ray Tune's is read back. A trial that a killed search left running
+returns to Optuna's queue with its number, parameters and curve; its run resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,30 +15,40 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
+from infra.storage import StorageError
+from infra.storage.retry import retry_with_backoff
 from pipeline.tune.config import QUARTERS, TuneConfig
-from pipeline.tune.folder import STUDY, Home, curve
+from pipeline.tune.folder import REASON, STUDY, StudyFolder, curve, state_text
+from pipeline.tune.space import base_point, describe, suggest
 
-PSNR, IMAGES, FINISHED = "val_psnr_db", "images_seen", "finished"
+logger = logging.getLogger(__name__)
+
+PSNR, IMAGES, FINISHED, FAILURE = "val_psnr_db", "images_seen", "finished", "failure"
 OBJECTIVES = {"none": (), "parameters": ("parameters",), "images-per-sec": ("images_per_sec",)}
-DIRECTIONS = {PSNR: "maximize", "parameters": "minimize", "images_per_sec": "maximize"}
+DIRECTIONS = {
+    PSNR: StudyDirection.MAXIMIZE,
+    "parameters": StudyDirection.MINIMIZE,
+    "images_per_sec": StudyDirection.MAXIMIZE,
+}
 ATTRIBUTES = ("parameters", "images_per_sec", "images_seen", "peak_memory_mb")
-MAX_DEATHS = 3
-"""So often a trial's worker may die before the trial counts as failed."""
-REASON, DEATHS = "reason", "worker_deaths"
+MAX_WORKER_FAILURES = 3
+"""Restarts of a trial whose worker died, in one run of the search; after one more the trial has failed."""
 
 
 def metrics_of(config: TuneConfig) -> list[str]:
     """The objectives, PSNR first."""
-    return [PSNR, *OBJECTIVES[config.against]]
+    return [PSNR, *OBJECTIVES[config.second_objective]]
 
 
 def sampler_for(config: TuneConfig, number: int) -> BaseSampler:
-    """What draws this trial: a function of seed, number and the finished trials, so that a restart changes nothing."""
+    """Sampler of one trial: a function of seed, number and the finished trials, so that a restart changes nothing."""
     seed = int.from_bytes(hashlib.sha256(f"{config.base.seed} {number}".encode()).digest()[:4], "little")
     if config.sampler == "random":
         return RandomSampler(seed=seed)
@@ -46,173 +56,167 @@ def sampler_for(config: TuneConfig, number: int) -> BaseSampler:
     return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
 
 
-class JournalSearch(OptunaSearch):
-    """Hands out waiting trials, then new ones, until the search has all that were asked for.
+def requeue(storage: BaseStorage, number: int) -> None:
+    """Return a running trial to the queue, from which `Study.ask` takes it before it makes a new one.
 
-    `draw` fills a trial with parameters; `unfit` says why one with these parameters cannot run, if so; `failure` what
-    the worker of a trial told before it ended, if anything; `show` is given a line for each trial that ends,
-    and an empty one now and then.
+    `Study` has no such call; its storage has, public but meant for Optuna itself.
+    """
+    trial_id = storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(STUDY), number)
+    storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+
+class JournalSearch(Searcher):
+    """Suggests the trials in the queue, then new ones, until the journal has as many as were asked for.
+
+    `epochs`: budget of a trial. `exceeds_memory`: says why a trial with these parameters cannot run, or None.
+    `show_progress` is called with the number of finished trials.
     """
 
     def __init__(
         self,
         config: TuneConfig,
-        home: Home,
+        folder: StudyFolder,
         *,
-        draw: Callable[[Trial], None],
-        unfit: Callable[[dict[str, Any]], str | None],
-        failure: Callable[[int], str | None],
-        show: Callable[[str], None],
-        first: dict[str, Any] | None,
+        epochs: float,
+        exceeds_memory: Callable[[dict[str, Any]], str | None],
+        show_progress: Callable[[int], None] | None = None,
     ) -> None:
-        self.config, self.home = config, home
-        self.draw, self.unfit, self.failure, self.show = draw, unfit, failure, show
-        metrics = metrics_of(config)
-        modes = ["max" if DIRECTIONS[m] == "maximize" else "min" for m in metrics]
-        several = len(metrics) > 1
-        super().__init__(
-            draw,
-            metric=metrics if several else PSNR,
-            mode=modes if several else "max",
+        super().__init__()
+        self.config, self.folder, self.epochs = config, folder, epochs
+        self.exceeds_memory, self.show_progress = exceeds_memory, show_progress
+        self.metrics, self.storage = metrics_of(config), folder.storage()
+        self.study = optuna.create_study(
             study_name=STUDY,
-            storage=home.storage(),
-            sampler=sampler_for(config, 0),
+            storage=self.storage,
+            directions=[DIRECTIONS[metric] for metric in self.metrics],
+            load_if_exists=True,
         )
-        self.study: optuna.Study = self._ot_study  # type: ignore[assignment]
-        self.study.set_metric_names(metrics)
+        self.study.set_metric_names(self.metrics)
         self.running: dict[str, Trial] = {}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._wait(trial._trial_id)
-        if first and not self.study.trials:
-            self.study.enqueue_trial(first)
-        self.home.mirror()
+            requeue(self.storage, trial.number)
+        if config.sampler == "tpe" and not self.study.trials:
+            self.study.enqueue_trial(base_point(config))
+        self._upload()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray Tune writes its searcher down; nothing of this one is ever read back."""
-        return {}
+        """Without the display, which stays in this process: Ray Tune stores a copy of its searcher."""
+        return {**self.__dict__, "show_progress": None}
 
     def save(self, checkpoint_path: str) -> None:
+        """An empty file, which Ray Tune moves: the journal is the state."""
         Path(checkpoint_path).touch()
 
-    def _wait(self, trial_id: int) -> None:
-        self.study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
-
     def stop(self) -> None:
-        """Trials that are not finished wait for the next run."""
+        """Requeue the trials that still run, for the next run of the search."""
         for trial in self.running.values():
-            self._wait(trial._trial_id)
+            requeue(self.storage, trial.number)
         self.running.clear()
-        self.home.mirror()
+        retry_with_backoff(self.folder.upload, self.folder.store)
 
     @property
-    def left(self) -> int:
-        """Trials that have not ended, the ones that were not begun yet included."""
-        ended = sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
-        return max(0, self.config.trials - ended)
+    def finished_trials(self) -> int:
+        """Number of trials that are complete, pruned or failed."""
+        return sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's parameters and number; None: none just now; FINISHED: none any more."""
+        """Number and parameters of the next trial, or FINISHED."""
         while True:
             trials = self.study.get_trials(deepcopy=False)
-            waits = any(trial.state == TrialState.WAITING for trial in trials)
-            if not waits and len(trials) >= self.config.trials:
-                return None if self.running else Searcher.FINISHED
+            is_queue_empty = all(trial.state != TrialState.WAITING for trial in trials)
+            if is_queue_empty and len(trials) >= self.config.trials:
+                return Searcher.FINISHED
             self.study.sampler = sampler_for(self.config, len(trials))
             trial = self.study.ask()
-            self.draw(trial)
-            reason = self.unfit(trial.params)
+            suggest(self.config, trial, self.epochs)
+            reason = self.exceeds_memory(trial.params)
             if reason is None:
                 self.running[trial_id] = trial
-                self.home.mirror()
+                self._upload()
                 return {"number": trial.number, "params": trial.params}
-            self._end(trial, TrialState.PRUNED, reason=reason)
+            self._tell(trial, TrialState.PRUNED, reason=reason)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Note a point of the curve."""
-        self._note(self.running[trial_id], result)
-        self.home.mirror(now=False)
-        self.show("")
-
-    def _note(self, trial: Trial, result: dict[str, Any]) -> None:
-        """The figures so far, and the best PSNR by images seen."""
-        for name in ATTRIBUTES:
-            trial.set_user_attr(name, result[name])
-        if self.config.against == "none":
-            if result[IMAGES] not in self.study.trials[trial.number].intermediate_values:
-                trial.report(result[PSNR], result[IMAGES])
-        else:  # Optuna keeps no curves for several objectives
-            trial.set_user_attr("curve", {**trial.user_attrs.get("curve", {}), str(result[IMAGES]): result[PSNR]})
+        """Record a validation."""
+        self._record(self.running[trial_id], result)
+        self._upload(now=False)
+        self._show_progress()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Finished, cut, failed with its message, or, where only the worker died, to be handed out again."""
+        """Record the trial's final state: complete, pruned by the scheduler, or failed."""
         trial = self.running.pop(trial_id)
-        if result and not error:
-            self._end_with(trial, result)
+        if error or not result:
+            reason = f"its worker died {MAX_WORKER_FAILURES + 1} times"
+            self._tell(trial, TrialState.FAIL, reason=reason)
             return
-        message = self.failure(trial.number)
-        deaths = trial.user_attrs.get(DEATHS, 0) + 1
-        if message is None and deaths <= MAX_DEATHS:
-            trial.set_user_attr(DEATHS, deaths)
-            self._wait(trial._trial_id)
-            self.home.mirror()
-            self.show(f"trial {trial.number}: its worker died; it goes on from its last checkpoint")
+        self._record(trial, result)
+        if FAILURE in result:
+            self._tell(trial, TrialState.FAIL, reason=result[FAILURE])
+        elif result[FINISHED]:
+            self._tell(trial, TrialState.COMPLETE, [result[metric] for metric in self.metrics])
         else:
-            self._end(trial, TrialState.FAIL, reason=message or f"its worker died {deaths} times")
+            self._tell(trial, TrialState.PRUNED, reason=f"in the lower half at {result[IMAGES]:,} images")
 
-    def _end_with(self, trial: Trial, result: dict[str, Any]) -> None:
-        """A trial that ran to its end has values; one that ASHA cut has only its curve."""
-        self._note(trial, result)
-        if result.get(FINISHED):
-            self._end(trial, TrialState.COMPLETE, [result[m] for m in metrics_of(self.config)])
+    def _record(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Store the measurements so far, and the best PSNR as a point of the curve."""
+        for name in ATTRIBUTES:
+            trial.set_user_attr(name, result[name])
+        points = curve(self.study.get_trials(deepcopy=False)[trial.number])
+        if FAILURE in result or result[IMAGES] in points:
+            return
+        if len(self.metrics) == 1:
+            trial.report(result[PSNR], result[IMAGES])
         else:
-            self._end(trial, TrialState.PRUNED, reason=f"cut at {result[IMAGES]:,} images")
+            trial.set_user_attr("curve", {**points, result[IMAGES]: result[PSNR]})
 
-    def _end(
+    def _tell(
         self, trial: Trial, state: TrialState, values: list[float] | None = None, reason: str | None = None
     ) -> None:
         if reason:
             trial.set_user_attr(REASON, reason)
         self.study.tell(trial, values, state=state)
-        self.home.mirror()
-        text = f"{values[0]:.2f} dB" if values else f"{state.name.lower()}, {reason}"
-        self.show(f"trial {trial.number}: {text} ({describe(trial.params)})")
+        self._upload()
+        result = f"{values[0]:.2f} dB" if values else f"{state_text(state)}, {reason}"
+        logger.info(f"trial {trial.number}: {result} ({describe(trial.params)})")
+        self._show_progress()
+
+    def _upload(self, now: bool = True) -> None:
+        """Upload the journal; where the store is away, the next event uploads it."""
+        try:
+            self.folder.upload(now)
+        except StorageError as error:
+            logger.warning(f"{error}; the search continues, and uploads its journal at the next event")
+
+    def _show_progress(self) -> None:
+        if self.show_progress:
+            self.show_progress(self.finished_trials)
 
 
-def describe(params: dict[str, Any]) -> str:
-    """Parameters in a line."""
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in params.items()
-    )
+class ResumedASHA(ASHAScheduler):
+    """ASHA that has seen the curves of earlier runs of the search, also those of the trials that resume."""
 
-
-class JournalASHA(ASHAScheduler):
-    """ASHA that knows what earlier runs of the search, and a trial's earlier worker, have seen."""
-
-    def __init__(self, config: TuneConfig, study: optuna.Study) -> None:
-        assert config.base.max_images
-        budget = config.base.max_images
+    def __init__(self, config: TuneConfig, trials: list[FrozenTrial]) -> None:
         super().__init__(
             time_attr=IMAGES,
             metric=PSNR,
             mode="max",
-            max_t=budget,
-            grace_period=max(1, budget // QUARTERS),
+            max_t=config.trial_images,
+            grace_period=max(1, config.trial_images // QUARTERS),
             reduction_factor=2,
         )
-        self.curve = lambda number: curve(study.trials[number])
-        for trial in study.get_trials(deepcopy=False):
-            if trial.state.is_finished():
-                self._replay(SimpleNamespace(trial_id=f"earlier-{trial.number}"), trial.number)
-
-    def _replay(self, ray_trial: Any, number: int) -> None:
-        for images, psnr_db in self.curve(number).items():
-            self._brackets[0].on_result(ray_trial, images, psnr_db)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """See JournalSearch."""
-        return {}
+        self.curves = {trial.number: curve(trial) for trial in trials}
+        for number in (trial.number for trial in trials if trial.state.is_finished()):
+            self.on_trial_add(None, SimpleNamespace(trial_id=f"earlier-{number}", config={"number": number}))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial that goes on was judged before up to where it was."""
+        """Add the trial with its earlier curve. Decisions on that were made when it was measured."""
         super().on_trial_add(tune_controller, trial)
-        self._replay(trial, trial.config["number"])
+        for images, psnr_db in self.curves.get(trial.config["number"], {}).items():
+            self.on_trial_result(tune_controller, trial, {IMAGES: images, PSNR: psnr_db})
+
+
+class WorkerFailureLog(Callback):
+    """Logs each restart of a trial whose worker died."""
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        logger.warning(f"trial {trial.config['number']}: its worker died; it resumes from its last checkpoint")

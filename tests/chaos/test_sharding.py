@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,26 +22,14 @@ ARGUMENTS += ["--degrade", "jpeg:10,40", "mask:brush", "--images-per-shard", "25
 KINDS = ("command", "worker", "server")
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
-    """An S3 server that may be killed."""
-    pytest.importorskip("boto3")
-    server = LocalS3(tmp_path / "s3")
-    server.start()
-    for name, value in server.env().items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.kill()
-
-
 @pytest.mark.slow
-def test_3_kills(server: LocalS3, tmp_path: Path) -> None:
-    campaign(server, tmp_path, 3)
+def test_3_kills(own_s3_server: LocalS3, tmp_path: Path) -> None:
+    campaign(own_s3_server, tmp_path, 3)
 
 
 @pytest.mark.chaos
-def test_20_kills(server: LocalS3, tmp_path: Path) -> None:
-    campaign(server, tmp_path, 20)
+def test_20_kills(own_s3_server: LocalS3, tmp_path: Path) -> None:
+    campaign(own_s3_server, tmp_path, 20)
 
 
 def campaign(server: LocalS3, tmp_path: Path, kills: int) -> None:

@@ -1,4 +1,4 @@
-"""Training that is killed, stopped, left by its store or a node: it goes on, or the same command does, to the bit."""
+"""Training whose workers, command, store or node are killed or stopped: it resumes, to the same bytes."""
 
 from __future__ import annotations
 
@@ -9,60 +9,41 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from infra.local_s3 import seaweedfs
 from infra.local_s3.server import LocalS3
 from pipeline.train import ray_messages as messages
-from pipeline.train import watchdog as watch
-from tests.support.datasets import make_dataset
+from pipeline.train import watchdog
+from tests.support.datasets import TRAIN_IMAGES as EPOCH
+from tests.support.datasets import VAL_IMAGES, make_dataset
 from tests.support.training import TrainingCommand, command_line, final_files, strike
 
-EPOCH, RESUMING = 64, "resuming from"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_dataset(str(tmp_path_factory.mktemp("data") / "synthetic"), train=EPOCH, val=8)
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
-    """An S3 server of our own, to be killed, at a port that nobody takes while it is away, not even a Ray worker."""
-    pytest.importorskip("boto3")
-    monkeypatch.setattr(seaweedfs, "PREFERRED_S3_PORT", random.SystemRandom().randrange(20_000, 22_000))
-    server = LocalS3(tmp_path / "s3")
-    server.start()
-    for name, value in server.env().items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.kill()
+RESUMING = "resuming from"
 
 
 @pytest.mark.slow
-def test_3_kills(server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    campaign(server, tmp_path, monkeypatch, ["server", "worker", "command"], away_s=[2])
+def test_3_kills(own_s3_server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign(own_s3_server, tmp_path, monkeypatch, ["server", "worker", "command"], away_s=[2])
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
-def test_20_kills(server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_20_kills(own_s3_server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is away for a minute, too."""
     kinds = ["worker", "command", "server"] * 7
     random.Random(0).shuffle(kinds)
-    campaign(server, tmp_path, monkeypatch, kinds[:20], away_s=[0, 60, 5])
+    campaign(own_s3_server, tmp_path, monkeypatch, kinds[:20], away_s=[0, 60, 5])
 
 
 def campaign(
     server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str], away_s: list[float]
 ) -> None:
-    """One run that suffers all the kills, at random instants, and one that suffers none: the same final bytes."""
+    """One run with all the kills, at random instants, and one without any: the same final bytes."""
     monkeypatch.setenv("IRAE_CACHE", str(tmp_path / "cache"))
-    data, piece = make_dataset("s3://irae/data", train=EPOCH, val=8), 6 * EPOCH
+    data, piece = make_dataset("s3://irae/data"), 6 * EPOCH
     arguments = ["--data", data, "--workers-per-node", "2", "--max-images", str(piece * (len(kinds) + 1))]
     arguments += ["--lr-schedule", "constant"]  # the paper's would end so long a run of so little to learn
     undisturbed = TrainingCommand(tmp_path / "undisturbed.log", *arguments, "--out", "s3://irae/undisturbed")
@@ -74,7 +55,7 @@ def campaign(
         for number, kind in enumerate(kinds):
             training.wait_for_images(piece * number + chance.randrange(1, 4) * EPOCH)
             time.sleep(chance.random() * 0.3)
-            before, goings_on = training.images_saved(), training.said.count(RESUMING)
+            before, resumptions = training.images_saved(), training.said.count(RESUMING)
             if kind == "server":
                 server.kill()
                 time.sleep(next(pauses_s))
@@ -86,7 +67,7 @@ def campaign(
                 training.end()
                 training.start()  # at once, whatever the first one has left behind
             if kind != "server":  # those that were killed may leave a last checkpoint or two behind
-                training.wait(lambda goings_on=goings_on: training.said.count(RESUMING) > goings_on)
+                training.wait(lambda resumptions=resumptions: training.said.count(RESUMING) > resumptions)
             training.wait(lambda before=before: training.images_saved() > before)
             print(f"kill {number} of the {kind} at {before:,} images")
         said = training.finish()
@@ -98,11 +79,11 @@ def campaign(
     assert said.count(RESUMING) - restarts == kinds.count("command"), said
 
 
-def test_hanging_worker_is_named_and_ended(data: str, tmp_path: Path) -> None:
-    assert watch.HEARTBEAT_TIMEOUT_S + watch.HEARTBEAT_S + messages._CHECK_S < 60, "within a minute"
-    assert watch.STRAGGLER_WARN_S + watch.HEARTBEAT_S + messages._CHECK_S < 60
+def test_hanging_worker_is_named_and_killed(data: str, tmp_path: Path) -> None:
+    assert watchdog.HEARTBEAT_TIMEOUT_S + watchdog.HEARTBEAT_S + messages._CHECK_S < 60, "within a minute"
+    assert watchdog.STRAGGLER_WARN_S + watchdog.HEARTBEAT_S + messages._CHECK_S < 60
     arguments = ["--data", data, "--workers-per-node", "2", "--max-images", str(20 * EPOCH)]
-    training = TrainingCommand(tmp_path / "log", *arguments, "--out", str(tmp_path / "run"), silent_s=6)
+    training = TrainingCommand(tmp_path / "log", *arguments, "--out", str(tmp_path / "run"), heartbeat_timeout_s=6)
     try:
         training.wait_for_images(EPOCH)
         victim = training.workers()[0]
@@ -117,7 +98,7 @@ def test_hanging_worker_is_named_and_ended(data: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes on with three, and every image is seen as often as it should be."""
+    """It resumes with three, and every image is seen as often as it should be."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "only-for-this-test-" + "0" * 16)
     arguments = ["--data", data, "--nodes", "4", "--simulate-nodes", "--max-images", str(30 * EPOCH)]
@@ -141,7 +122,7 @@ def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path, monkeypatch:
     rows = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
     epochs = [row["images_seen"] for row in rows if row["val_psnr_db"]]
     assert epochs == list(range(EPOCH, 30 * EPOCH + 1, EPOCH)), "each epoch is there once, and whole"
-    assert all(row["val_images"] == 8 for row in rows if row["val_psnr_db"])
+    assert all(row["val_images"] == VAL_IMAGES for row in rows if row["val_psnr_db"])
 
 
 def a_fifth_node_is_missed(training: TrainingCommand, nodes: list[list[int]]) -> None:
@@ -155,7 +136,7 @@ def a_fifth_node_is_missed(training: TrainingCommand, nodes: list[list[int]]) ->
 
 
 def test_one_command_at_a_time(data: str, tmp_path: Path) -> None:
-    """A second one is sent away; after the first one's sudden death the same command goes on at once."""
+    """A second one is refused; after the first one is killed, the same command resumes at once."""
     arguments = ["--data", data, "--no-ray", "--out", str(tmp_path / "run"), "--max-images"]
     first = TrainingCommand(tmp_path / "first.log", *arguments, str(1_000_000))
     try:
@@ -169,9 +150,7 @@ def test_one_command_at_a_time(data: str, tmp_path: Path) -> None:
     finally:
         first.end()
     reached = first.images_saved()
-    begun_s = time.monotonic()
     third = TrainingCommand(tmp_path / "third.log", *arguments, str(reached + EPOCH))
     said = third.finish()
     assert f"resuming from {reached:,} images" in said
-    assert time.monotonic() - begun_s < 100
     assert not list((tmp_path / "run").glob("lock/*")), "the lock is released at the end"

@@ -231,6 +231,7 @@ def test_a_bucket_with_a_bad_name(s3_server: LocalS3) -> None:
     assert ended.returncode == 2 and "'Not_Good'" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.integration
 def test_help_needs_no_boto3() -> None:
     program = (
         "import runpy, sys; sys.modules['boto3'] = sys.modules['botocore'] = None\n"

@@ -52,6 +52,7 @@ def give_notice_before(trainer: Trainer, step: int, patch: pytest.MonkeyPatch) -
     patch.setattr(trainer.loader, "next", next_batch)
 
 
+@pytest.mark.integration
 def test_a_notice_to_one_machine_brings_a_checkpoint(tmp_path: Path) -> None:
     config = TrainConfig(
         preset="test",

@@ -141,6 +141,7 @@ def test_a_reader_sees_the_old_or_the_new(store_url: str) -> None:
     assert all(seen)
 
 
+@pytest.mark.integration
 def test_a_killed_download_leaves_the_old_or_the_new(store_url: str, tmp_path: Path) -> None:
     store = open_storage(store_url)
     versions = [b"a" * 20_000_000, b"b" * 25_000_000]
@@ -197,6 +198,7 @@ def test_a_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Pa
     assert [entry.name for entry in store.list()] == ["below/file", "file"]
 
 
+@pytest.mark.integration
 def test_a_place_travels_to_other_processes(store_url: str) -> None:
     store = open_storage(store_url).at("runs/first", "logs")
     store.put("file", b"content")

@@ -145,6 +145,7 @@ def test_urls_that_name_no_place(url: str) -> None:
         open_storage(url)
 
 
+@pytest.mark.integration
 def test_s3_without_boto3_names_the_extra() -> None:
     program = (
         "import sys; sys.modules['boto3'] = None\n"
@@ -198,6 +199,7 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
+@pytest.mark.integration
 def test_a_full_disk(tmp_path: Path) -> None:
     program = (
         "import os; from infra.storage import open_storage, StorageError\n"

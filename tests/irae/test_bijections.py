@@ -1,4 +1,4 @@
-"""Every bijection is one: both directions, perturbed weights, log-determinant against the Jacobian."""
+"""Every bijection in both directions, with perturbed weights; log-determinants against the Jacobian."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYERS = {
     "conv1x1": lambda: Conv1x1(8),
     "conv1x1 lu": lambda: LUConv1x1(8),
     "coupling": lambda: AffineCoupling(8, width=6),
-    "coupling with a smallest factor": lambda: AffineCoupling(8, width=6, scale_min=0.3),
+    "coupling with a smallest scale": lambda: AffineCoupling(8, width=6, scale_min=0.3),
     "step": lambda: FlowStep(8, StepShape(6)),
     "step plain": lambda: FlowStep(8, StepShape(6, lu=False)),
     "generative step": lambda: GenerativeStep(8, StepShape(6)),
@@ -42,6 +42,24 @@ def test_layer(name: str, dtype: torch.dtype) -> None:
     check_bijection(layer, layer.inverse, layer.log_det, x, y)
 
 
+@pytest.mark.parametrize("lu", [False, True])
+def test_fused_steps_are_their_layers_one_after_the_other(lu: bool) -> None:
+    torch.manual_seed(6)
+    steps = [prepared(FlowStep(8, StepShape(6, lu, scale_min=0.3)), torch.float64) for _ in range(3)]
+    mirrored = [prepared(GenerativeStep(8, StepShape(6, lu, scale_min=0.3)), torch.float64) for _ in range(3)]
+    x = torch.randn(2, 8, 3, 4, dtype=torch.float64)
+    for step, weights in zip(steps, FlowStep.fused(steps), strict=True):
+        torch.testing.assert_close(step.forward_fused(x, weights), step.coupling(step.conv(step.norm(x))))
+    for step, weights in zip(steps, FlowStep.fused(steps, inverse=True), strict=True):
+        layers = step.norm.inverse(step.conv.inverse(step.coupling.inverse(x)))
+        torch.testing.assert_close(step.inverse_fused(x, weights), layers)
+    for step, weights in zip(mirrored, GenerativeStep.fused(mirrored), strict=True):
+        torch.testing.assert_close(step.forward_fused(x, weights), step.norm(step.conv(step.coupling(x))))
+    for step, weights in zip(mirrored, GenerativeStep.fused(mirrored, inverse=True), strict=True):
+        layers = step.coupling.inverse(step.conv.inverse(step.norm.inverse(x)))
+        torch.testing.assert_close(step.inverse_fused(x, weights), layers)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("flow_class", [Flow, GenerativeFlow])
 def test_flow(flow_class: type[Flow] | type[GenerativeFlow], dtype: torch.dtype) -> None:
@@ -57,10 +75,10 @@ MODELS = list(itertools.product(("lu", "plain"), ("inverse", "direct"), ("random
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("conv1x1", "decoder", "start"), MODELS)
-def test_model(conv1x1: str, decoder: str, start: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("conv1x1", "decoder", "init"), MODELS)
+def test_model(conv1x1: str, decoder: str, init: str, dtype: torch.dtype) -> None:
     torch.manual_seed(3)
-    model = IRAE(IRAEConfig(K=2, L=2, width=6, conv1x1=conv1x1, decoder=decoder, start=start))  # type: ignore[arg-type]
+    model = IRAE(IRAEConfig(K=2, L=2, width=6, conv1x1=conv1x1, decoder=decoder, init=init))  # type: ignore[arg-type]
     model.initialise(torch.rand(8, 3, 8, 8))
     model = prepared(model, dtype)
     x, y = torch.rand(2, 2, 3, 8, 4, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What the paper says of IRAE, and the traps of its released code, closed."""
+"""The paper's statements about IRAE, and the defects of its released code, avoided."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_parameter_count_is_the_papers(conv1x1: str, decoder: str, count: int) -
 
 @pytest.mark.parametrize("decoder", ["inverse", "direct"])
 @pytest.mark.parametrize("initialised", [False, True])
-def test_identity_start_gives_the_input_back(decoder: str, initialised: bool) -> None:
+def test_identity_init_is_the_identity(decoder: str, initialised: bool) -> None:
     torch.manual_seed(0)
-    model = IRAE(IRAEConfig(K=4, width=16, decoder=decoder, start="identity"))  # type: ignore[arg-type]
+    model = IRAE(IRAEConfig(K=4, width=16, decoder=decoder, init="identity"))  # type: ignore[arg-type]
     noisy = torch.rand(16, 3, 16, 16)
     if initialised:
         model.initialise(noisy)
@@ -39,23 +39,23 @@ def test_identity_start_gives_the_input_back(decoder: str, initialised: bool) ->
 
 
 @pytest.mark.parametrize("decoder", ["inverse", "direct"])
-@pytest.mark.parametrize("start", ["random", "identity"])
-def test_initialise_sets_every_actnorm(decoder: str, start: str) -> None:
-    """But the steps' own in the paper's decoder drawn at random: those stay the identity, as in the released code."""
+@pytest.mark.parametrize("init", ["random", "identity"])
+def test_initialise_sets_every_actnorm(decoder: str, init: str) -> None:
+    """Except the steps' own in the paper's randomly initialised decoder, as in the released code."""
     torch.manual_seed(0)
-    model = IRAE(IRAEConfig(K=2, width=8, decoder=decoder, start=start))  # type: ignore[arg-type]
+    model = IRAE(IRAEConfig(K=2, width=8, decoder=decoder, init=init))  # type: ignore[arg-type]
     model.initialise(torch.rand(32, 3, 16, 16))
     norms = {name: m for name, m in model.named_modules() if isinstance(m, ActNorm)}
     assert len(norms) == 2 * 2 * 2 * 3
     untouched = {name for name, m in norms.items() if not m.log_scale.any() and not m.bias.any()}
     left_alone = {name for name in norms if name.startswith("decoder") and name.endswith(".norm")}
-    assert untouched == (left_alone if (decoder, start) == ("inverse", "random") else set())
+    assert untouched == (left_alone if (decoder, init) == ("inverse", "random") else set())
 
 
 def test_the_paper_s_form_survives_its_first_steps() -> None:
     """K=16 at the paper's learning rate, on flat noisy images."""
     torch.manual_seed(0)
-    model = IRAE(IRAEConfig(K=16, L=2, width=64, decoder="inverse", start="random", scale_min=0.0))
+    model = IRAE(IRAEConfig(K=16, L=2, width=64, decoder="inverse", init="random", scale_min=0.0))
     clean = torch.rand(8, 3, 1, 1).expand(8, 3, 32, 32).clone()
     optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-3), []
     model.initialise(clean + 0.1 * torch.randn_like(clean))
@@ -81,7 +81,7 @@ def test_initialised_encoder_is_normalised() -> None:
 
 @pytest.mark.parametrize("decoder", ["inverse", "direct"])
 def test_no_use_of_the_model_changes_a_weight(decoder: str) -> None:
-    model = IRAE(IRAEConfig(K=2, width=8, decoder=decoder, start="random"))  # type: ignore[arg-type]
+    model = IRAE(IRAEConfig(K=2, width=8, decoder=decoder, init="random"))  # type: ignore[arg-type]
     before = copy.deepcopy(model.state_dict())
     images = torch.rand(4, 3, 8, 8)
     model.train()
@@ -106,7 +106,7 @@ def test_restore_takes_any_size(height: int, width: int) -> None:
     image = torch.rand(1, 3, height, width)
     restored = model.restore(image)
     assert restored.shape == image.shape
-    assert (restored - image).abs().max() < 1e-4, "an untrained model with the identity start changes nothing"
+    assert (restored - image).abs().max() < 1e-4, "an untrained model with the identity init changes nothing"
 
 
 def test_padding_reflects_at_the_lower_right() -> None:
@@ -134,7 +134,7 @@ def test_round_trip_of_perturbed_weights_in_float32() -> None:
     assert 0 < round_trip_max_error(model, images) < 1e-3
 
 
-def test_largest_scale_names_the_layer() -> None:
+def test_largest_layer_gain_names_the_layer() -> None:
     model = IRAE(SMALL)
     with torch.no_grad():
         model.decoder.levels[1][0].coupling.norm_in.log_scale[3] = 9.0

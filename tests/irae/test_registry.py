@@ -1,4 +1,4 @@
-"""The compared systems: the paper's sizes, any image size, learning, the noise map, the narrowest layer."""
+"""Every model: the paper's sizes, any image size, overfitting, the noise map, the bottleneck."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ COUNTS = {
 """irae, dncnn, ffdnet, unet, arcnn: the IRAE paper's. The others follow from their authors' tables of layers."""
 
 
-@pytest.mark.parametrize("system", MODELS)
-def test_parameter_counts(system: str) -> None:
-    assert parameter_count(build(system, IRAEConfig(K=16, L=2))) == COUNTS[system]
+@pytest.mark.parametrize("name", MODELS)
+def test_parameter_counts(name: str) -> None:
+    assert parameter_count(build(name, IRAEConfig(K=16, L=2))) == COUNTS[name]
 
 
-@pytest.mark.parametrize("system", MODELS)
-def test_any_size_is_restored(system: str) -> None:
-    """Sides that fit nothing, also thinner than what must be added; the result is an image."""
-    model = build(system, SMALL).eval()
-    multiple = side_multiple(system, SMALL)
+@pytest.mark.parametrize("name", MODELS)
+def test_any_size_is_restored(name: str) -> None:
+    """Also sides that are not divisible, and thinner than the padding; the result is an image."""
+    model = build(name, SMALL).eval()
+    multiple = side_multiple(name, SMALL)
     with torch.no_grad():
         for height, width in ((8, 16), (13, 9), (1, 3)):
             degraded = torch.rand(2, 3, height, width)
@@ -48,7 +48,7 @@ def test_any_size_is_restored(system: str) -> None:
                 assert torch.equal(restored, model(degraded, SIGMA_255).clamp(0, 1))
 
 
-def pictures() -> tuple[Tensor, Tensor]:
+def images() -> tuple[Tensor, Tensor]:
     """Eight smooth images and the same with noise."""
     generator = torch.Generator().manual_seed(0)
     clean = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4, generator=generator), size=(8, 8), mode="bilinear")
@@ -56,17 +56,18 @@ def pictures() -> tuple[Tensor, Tensor]:
 
 
 STEPS = {"irae": 60, "dncnn": 140, "dncnn-17": 80, "dncnn-20": 80, "ffdnet": 70, "unet": 150, "arcnn": 200}
+SLOW = ("dncnn", "unet")
 
 
-@pytest.mark.parametrize("system", STEPS)
-def test_eight_images_are_learned_by_heart(system: str) -> None:
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in STEPS])
+def test_eight_images_are_overfitted(name: str) -> None:
     torch.manual_seed(0)
-    clean, degraded = pictures()
-    model = on_device(build(system, SMALL), torch.device("cpu"))
+    clean, degraded = images()
+    model = on_device(build(name, SMALL), torch.device("cpu"))
     model.initialise(degraded)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     losses = []
-    for _ in range(STEPS[system]):
+    for _ in range(STEPS[name]):
         loss = (model(degraded, SIGMA_255) - clean).abs().mean()
         losses.append(loss.item())
         optimizer.zero_grad()
@@ -76,24 +77,24 @@ def test_eight_images_are_learned_by_heart(system: str) -> None:
     assert losses[-1] < noise / 3, (losses[0], losses[-1], noise)
 
 
-@pytest.mark.parametrize("system", sorted({*MODELS} - {"irae"}))
-def test_start_is_a_linear_map_of_each_pixel(system: str) -> None:
-    """At no noise; `block`: pixels that a system joins to one place."""
+@pytest.mark.parametrize("name", sorted({*MODELS} - {"irae"}))
+def test_init_is_a_linear_map_of_each_pixel(name: str) -> None:
+    """At no noise; `block`: side of the block of pixels that a model maps jointly, px."""
     torch.manual_seed(0)
-    model = build(system, SMALL).eval()
-    block = 2 if system.startswith("ffdnet") else 8 if system == "unet" else 1
+    model = build(name, SMALL).eval()
+    block = 2 if name.startswith("ffdnet") else 8 if name == "unet" else 1
     with torch.no_grad():
         one, other = torch.rand(2, 1, 3, 16, 16)
         both = model(one, 0.0) + model(other, 0.0)
         torch.testing.assert_close(model(one + other, 0.0), both, rtol=1e-4, atol=1e-5)
-        # Something of the image passes all layers, also where it is taken from the image itself.
+        # Part of the image passes all layers, also in a network that predicts a residual.
         assert both.abs().mean() > 0.01 and (model(one, 0.0) - one).abs().mean() > 1e-3
         one[:, :, block:] = other[:, :, block:]
         difference = model(one, 0.0) - model(other, 0.0)
         assert difference[:, :, :block].abs().max() > 1e-3 and difference[:, :, block:].abs().max() < 1e-5
 
 
-def test_a_noise_map_is_of_each_image_and_counts() -> None:
+def test_the_noise_map_differs_per_image_and_matters() -> None:
     model = build("ffdnet", SMALL).eval()
     degraded = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
@@ -105,26 +106,26 @@ def test_a_noise_map_is_of_each_image_and_counts() -> None:
         model(degraded)
 
 
-def test_what_cannot_be_restored_is_a_sentence() -> None:
+def test_unusable_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="divisible by 8"):
         build("unet", SMALL)(torch.rand(1, 3, 8, 12))
     with pytest.raises(ValueError, match="must be even"):
         build("ffdnet", SMALL)(torch.rand(1, 3, 8, 9), 25.0)
-    with pytest.raises(ValueError, match="--system is 'bm3d', but must be one of irae, dncnn"):
+    with pytest.raises(ValueError, match="--model is 'bm3d', but must be one of irae, dncnn"):
         build("bm3d", SMALL)
 
 
-NARROWEST = {"irae": 3, "dncnn": 64, "ffdnet": 24, "unet": 8, "arcnn": 16}
-"""Numbers for each pixel of the image."""
+BOTTLENECK = {"irae": 3, "dncnn": 64, "ffdnet": 24, "unet": 8, "arcnn": 16}
+"""Elements per image pixel."""
 
 
-@pytest.mark.parametrize("system", NARROWEST)
-def test_the_narrowest_layer_is_inside_the_network(system: str) -> None:
-    model: Restorer = build(system, SMALL).eval()
+@pytest.mark.parametrize("name", BOTTLENECK)
+def test_the_bottleneck_is_inside_the_network(name: str) -> None:
+    model: Restorer = build(name, SMALL).eval()
     degraded = torch.rand(2, 3, 16, 24)
     with torch.no_grad():
-        inside = model.narrowest(degraded, SIGMA_255)
-    assert inside.shape[0] == 2 and inside.numel() == 2 * NARROWEST[system] * 16 * 24
+        inside = model.bottleneck(degraded, SIGMA_255)
+    assert inside.shape[0] == 2 and inside.numel() == 2 * BOTTLENECK[name] * 16 * 24
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -135,5 +136,5 @@ def test_irae_codes_as_one_map_say_where() -> None:
     changed = image.clone()
     changed[..., :4, :4] += 0.1
     with torch.no_grad():
-        moved = (model.narrowest(changed) - model.narrowest(image)).abs().amax(dim=(0, 1))
+        moved = (model.bottleneck(changed) - model.bottleneck(image)).abs().amax(dim=(0, 1))
     assert moved.shape == (8, 8) and moved[0, 0] > 0 and moved[-1, -1] == 0

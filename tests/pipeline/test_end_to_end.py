@@ -18,6 +18,7 @@ from infra.storage import open_storage
 from pipeline.runs.folder import Run
 from tests.support import ROOT
 
+pytestmark = pytest.mark.integration
 SMALL = ("--K", "2", "--width", "8", "--global-batch-size", "8", "--precision", "float32")
 
 

@@ -26,7 +26,7 @@ def convolutions(model: Restorer) -> list[tuple[np.ndarray, np.ndarray]]:
     """Filters (height, width, inputs, outputs) and biases (outputs, 1), as MATLAB has them."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     found = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in layers]  # type: ignore[union-attr]
-    if model.system == "ffdnet-folded":
+    if model.model_name == "ffdnet-folded":
         found = pixels_by_rows(found)
     return [(filters.transpose(2, 3, 1, 0), biases[:, None]) for filters, biases in found]
 
@@ -68,7 +68,7 @@ def test_a_file_becomes_the_system_that_is_in_it(system: str, write: Any, tmp_pa
     main(PublishedConfig(tmp_path / "Some_Net.mat", out=str(tmp_path / "runs" / "net"), sigma_255=25.0))
     main(PublishedConfig(tmp_path / "Some_Net.mat", out=str(tmp_path / "runs" / "net"), sigma_255=25.0))
     trained = load_trained(str(tmp_path / "runs" / "net"), "best")
-    assert trained.config.model.name == trained.model.system == system and trained.config.task.sigma_255 == 25.0
+    assert trained.config.model.name == trained.model.model_name == system and trained.config.task.sigma_255 == 25.0
     images = torch.rand(2, 3, 9, 8)
     with torch.no_grad():
         expected, found = (m.restore(images, sigma_255=25.0) for m in (model, trained.model))

@@ -82,6 +82,7 @@ def test_what_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -> Non
     assert "has format 99, but this version reads 1" in problem()
 
 
+@pytest.mark.integration
 def test_a_command_that_ends_right_after_opening_a_data_set_ends_well(tmp_path: Path) -> None:
     """Arrow reading from a Python file aborted one in seven of them, as its threads outlived the interpreter."""
     make_small(open_storage(tmp_path), SampleSpec())

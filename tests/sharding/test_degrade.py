@@ -115,6 +115,7 @@ def test_masks_depend_on_key_seed_and_name_and_not_on_the_pixels() -> None:
         assert len({other.data for other in others}) > 30
 
 
+@pytest.mark.integration
 def test_another_process_gives_the_same_bytes() -> None:
     texts = ["jpeg:10,40", "mask:box,center,brush"]
     program = (

@@ -314,6 +314,7 @@ download("blob", Path(folder), table={"blob": (Archive(name, url, int(size), md5
 """
 
 
+@pytest.mark.integration
 def test_a_killed_download_is_resumed_and_a_second_one_refused(site: Site, blob: dict, tmp_path: Path) -> None:
     archive, site.gap_s = blob["blob"][0], 0.1
     arguments = [archive.name, archive.url, str(archive.size_bytes), archive.md5, str(tmp_path)]

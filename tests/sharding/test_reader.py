@@ -33,7 +33,7 @@ from tests.support.sharding import partial_files
 
 FIELDS = ("clean", "jpeg10", "mask_box")
 SHARED_FOLDER = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-PAGE = ROOT / "docs" / "reading.md"
+PAGE = ROOT / "docs/how-to/reading.md"
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +351,7 @@ Cache(Path(sys.argv[1]), 10**6).map("a.tar", 100_000, fetch)
 """
 
 
+@pytest.mark.integration
 def test_killed_while_fetching(tmp_path: Path) -> None:
     """No partial file is ever visible, and the next process takes over or sweeps."""
     chance = random.Random(0)

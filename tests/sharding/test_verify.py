@@ -226,6 +226,7 @@ def test_fields_must_be_images_of_the_size() -> None:
 # ---- the commands
 
 
+@pytest.mark.integration
 def test_the_command_names_every_damaged_shard_and_exits_with_2(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "set")
     url = str(tmp_path / "set")

@@ -12,7 +12,7 @@ MAX_ERROR = {torch.float32: 2e-4, torch.float64: 1e-10}
 
 
 def perturb(module: nn.Module, size: float = 0.05) -> None:
-    """Move every weight: layers that start at zero or at the identity would pass any check."""
+    """Perturb every weight: layers initialised at zero or at the identity would pass any check."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in module.parameters():

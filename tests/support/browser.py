@@ -22,6 +22,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium (Debian, Ubuntu: apt-get install chromium)"
 )
+"""Also makes a test an integration test (conftest.py)."""
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu")
 
 

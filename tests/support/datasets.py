@@ -14,13 +14,16 @@ from sharding.write.degrade import parse_degradations
 from sharding.write.pack import SampleSpec, pack_shard
 from sharding.write.plan import make_plan
 
+TRAIN_IMAGES, VAL_IMAGES, TEST_IMAGES = 48, 10, 6
+DEGRADE = ("jpeg:10", "mask:box,brush")
+
 
 def make_dataset(
-    url: str, train: int = 48, val: int = 10, test: int = 6, size: int = 16, degrade: tuple[str, ...] = ()
+    url: str, train: int = TRAIN_IMAGES, val: int = VAL_IMAGES, test: int = TEST_IMAGES, size: int = 16
 ) -> str:
-    """A data set at the URL, made by the command, in shards of 16 images; returns the URL."""
+    """Write a synthetic data set with stored degradations, in shards of 16 images; returns the URL."""
     counts = {"train_images": train, "val_images": val, "test_images": test}
-    shard(ShardConfig(out=url, size=size, degrade=degrade, images_per_shard=16, **counts))  # type: ignore[arg-type]
+    shard(ShardConfig(out=url, size=size, degrade=DEGRADE, images_per_shard=16, **counts))  # type: ignore[arg-type]
     return url
 
 

@@ -25,12 +25,10 @@ from pipeline.train.loop import Trainer
 from pipeline.train.prepare import Training
 
 SMALL = ["--preset", "standard", "--K", "2", "--width", "8", "--global-batch-size", "8", "--precision", "float32"]
-PATCHED = (
-    "import sys, pipeline.train.watchdog as w; w.HEARTBEAT_TIMEOUT_S = {silent_s}; from pipeline import train, cli; "
+WITH_TIMEOUT = (
+    "import sys, pipeline.train.watchdog as w; w.HEARTBEAT_TIMEOUT_S = {timeout_s}; "
+    "from pipeline import cli; from pipeline.train import __main__ as door; sys.exit(cli.exit_code_of(door.run))"
 )
-PATCHED += "sys.exit(cli.exit_code_of(train.command))"
-
-
 BATCH = 8
 
 
@@ -100,14 +98,13 @@ def train_alone(config: TrainConfig) -> Trainer:
 
 
 class TrainingCommand:
-    """One run's command, which may be started again and again; its output is appended to a file.
+    """The command of a run, which may be started repeatedly; its output is appended to a file."""
 
-    `silent_s`: the patience with a silent worker, if not the usual one.
-    """
-
-    def __init__(self, log: Path, *arguments: str, silent_s: float | None = None) -> None:
+    def __init__(self, log: Path, *arguments: str, heartbeat_timeout_s: float | None = None) -> None:
         self.log, self.url = log, arguments[arguments.index("--out") + 1]
-        program = ["-m", "pipeline.train"] if silent_s is None else ["-c", PATCHED.format(silent_s=silent_s)]
+        program = ["-m", "pipeline.train"]
+        if heartbeat_timeout_s:
+            program = ["-c", WITH_TIMEOUT.format(timeout_s=heartbeat_timeout_s)]
         self.command = [sys.executable, *program, *SMALL, *arguments]
         self.start()
 

@@ -33,7 +33,7 @@ from tests.support.datasets import make_dataset
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = str(tmp_path_factory.mktemp("reproduce") / "data")
-    return make_dataset(url, train=32, val=6, test=6, degrade=("jpeg:10", "mask:box"))
+    return make_dataset(url, train=32, val=6, test=6)
 
 
 @pytest.fixture(autouse=True)

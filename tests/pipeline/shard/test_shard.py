@@ -202,6 +202,7 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
 # ---- two at once, and faults
 
 
+@pytest.mark.integration
 def test_of_two_runs_at_once_exactly_one_continues(store_url: str) -> None:
     arguments = ["--train-images", "2000", "--out", store_url, "--images-per-shard", "200"]
     runs = [start(*arguments) for _ in range(2)]
@@ -246,6 +247,7 @@ def test_unreachable_s3_is_one_sentence_and_the_same_command_resumes(
         assert contents(open_storage(s3_url)) == undisturbed
 
 
+@pytest.mark.integration
 def test_a_full_disk_is_one_sentence_and_the_same_command_resumes(
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -270,6 +272,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_resumes(
     assert contents(open_storage(tmp_path / "copy")) == undisturbed, ended.stderr
 
 
+@pytest.mark.integration
 def test_control_c_says_how_to_resume(tmp_path: Path) -> None:
     run = start("--train-images", "5000", "--images-per-shard", "100", "--out", str(tmp_path))
     while not list(tmp_path.glob("train-*.tar")) and run.poll() is None:

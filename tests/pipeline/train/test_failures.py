@@ -110,6 +110,7 @@ def test_heartbeats_continue_while_the_block_runs_and_hold_its_location() -> Non
     assert len(sent) == count
 
 
+@pytest.mark.integration
 def test_a_store_that_is_away_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

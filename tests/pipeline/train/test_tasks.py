@@ -26,7 +26,6 @@ from pipeline.restore.restoring import known_sigma
 from pipeline.runs.load import load_trained
 from pipeline.train import launch as command
 from sharding import Dataset, ShardReader
-from tests.support.datasets import make_dataset
 from tests.support.training import BATCH, config_for, run_workers, train_alone, trainer_for, weights_hash
 
 CPU = torch.device("cpu")
@@ -37,12 +36,6 @@ LABELS: dict[str, dict[str, Any]] = {
     "inpaint-box": {"task": "inpaint"},
     "inpaint-brush": {"task": "inpaint", "mask": "brush"},
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = str(tmp_path_factory.mktemp("data") / "synthetic")
-    return make_dataset(url, degrade=("jpeg:10", "mask:box,brush"))
 
 
 def pairs_of(data: str, task: Task, bits: int = 8):  # type: ignore[no-untyped-def]
@@ -181,10 +174,11 @@ def test_running_statistics_resume_bitwise_equal_and_are_averaged(data: str, tmp
     assert whole.ema
     now = {name: tensor.clone() for name, tensor in running_statistics(whole.model).items()}
     assert len(now) == 30 and all(bool(tensor.abs().sum() > 0) for tensor in now.values())
-    with whole.ema.in_place():
+    with whole.ema.swapped_in():
         assert all(not torch.equal(now[name], t) for name, t in running_statistics(whole.model).items())
 
 
+@pytest.mark.integration
 def test_running_statistics_are_the_same_on_all_workers(data: str, tmp_path: Path) -> None:
     """Whose shares of a batch are unequal."""
     config = config_for(data, tmp_path / "run", model="ffdnet", global_batch_size=9, max_images=3 * 9)

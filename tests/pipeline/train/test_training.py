@@ -24,11 +24,7 @@ from tests.support.datasets import make_dataset
 from tests.support.training import BATCH, config_for, run_workers, train_alone, trainer_for, weights_hash
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_dataset(str(tmp_path_factory.mktemp("data") / "synthetic"))
-
-
+@pytest.mark.integration
 def test_workers_hold_equal_weights_and_train_as_one(data: str, tmp_path: Path) -> None:
     """Bitwise equal after the start and after 20 steps; one, two and three workers come to the same validation PSNR."""
     results = {n: run_workers(n, config_for(data, tmp_path / f"run{n}"), tmp_path / f"{n}") for n in (1, 2, 3)}
@@ -99,7 +95,7 @@ def test_what_is_kept_and_validated_is_the_average(data: str, tmp_path: Path) ->
     trainer.train()
     assert trainer.ema
     kept = load_trained(str(tmp_path / "run"), "last")
-    with trainer.ema.in_place():
+    with trainer.ema.swapped_in():
         for name, tensor in trainer.model.state_dict().items():
             assert torch.equal(kept.model.state_dict()[name], tensor), name
     assert any(not torch.equal(p, q) for p, q in zip(kept.model.parameters(), trainer.model.parameters(), strict=True))
@@ -118,6 +114,7 @@ def test_curves_and_pictures_of_each_validation_are_on_the_board(data: str, tmp_
     assert all(math.isfinite(events.Scalars(name)[-1].value) for name in ("condition_number_max", "coupling_scale_min"))
 
 
+@pytest.mark.integration
 def test_workers_of_a_time_budget_have_one_rate(data: str, tmp_path: Path) -> None:
     """Only the first worker's clock counts: replicas would drift apart otherwise."""
     config = config_for(data, tmp_path / "run", lr_schedule="wsd", max_minutes=0.02, max_images=None)
