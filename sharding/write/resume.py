@@ -21,7 +21,7 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True)
 class ResumeState:
-    """What earlier runs of the same plan have left."""
+    """Result of earlier runs of the same plan."""
 
     info: dict[str, Any] | None = None
     """Content of dataset.json, when it and its manifest are published and whole."""

@@ -113,6 +113,7 @@ def test_batches_lie_in_the_caller_s_memory(local: Dataset, tmp_path: Path) -> N
     assert np.array_equal(batch.clean, ShardReader(local, "train", tmp_path).read([3, 1]).clean)
 
 
+@pytest.mark.integration
 def test_reading_needs_no_torch(local: Dataset, tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from pathlib import Path; from infra.storage import open_storage; "
     code += "from sharding import Dataset, ShardReader; data, cache = sys.argv[1:]; "

@@ -58,6 +58,7 @@ def test_the_data_set_records_how_it_was_made(undisturbed: dict[str, bytes], tmp
 
 
 @pytest.mark.slow
+@pytest.mark.integration
 def test_the_bytes_are_the_same_on_ray_in_this_process_and_on_s3(
     undisturbed: dict[str, bytes], store_url: str, tmp_path: Path
 ) -> None:
