@@ -1,4 +1,4 @@
-"""Can the project be installed here? One sentence if not. Runs before anything is installed, on any Python."""
+"""Check before the installation: Python's version and free disk space. Runs on any Python, without packages."""
 
 import shutil
 import sys
@@ -7,14 +7,14 @@ NEEDED_GB = 5.0
 
 
 def problem(version, free_gb):
-    """The sentence, or None. `version` as (major, minor)."""
+    """A sentence for the user, or None. `version` as (major, minor)."""
     if not (3, 10) <= version < (3, 14):
         return (
             "Python {}.{} is not supported, 3.10 to 3.13 are; "
             "choose one with `make PYTHON=python3.12 ...` (after `make clean`).".format(*version)
         )
     if free_gb < NEEDED_GB:
-        return f"only {free_gb:.1f} GB are free here, and installing needs {NEEDED_GB:.0f}; free some space."
+        return f"only {free_gb:.1f} GB are free here, and the installation needs {NEEDED_GB:.0f}; free some space."
     return None
 
 

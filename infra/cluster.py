@@ -1,4 +1,4 @@
-"""Ray: connect to a cluster, or start a small one on this machine, with safe settings."""
+"""Sessions of Ray: connect to a cluster, or start Ray on this machine, with safe settings."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from infra.storage import UserError
 
 logger = logging.getLogger(__name__)
 
-LOCAL_SETTINGS = {
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without it, some sockets listen on all interfaces
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for a health check: 0.05 s instead of 1 to 2
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # so long workers wait for a lost node before they do without
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # wait for a lost node before training without it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+"""Environment variables of Ray, unless they are set."""
 LOOPBACK = "127.0.0.1"
 SIMULATED_STORE_BYTES = 100 << 20
 """Shared memory of a simulated node."""
 _POLL_S = 1.0
-_SAY_EACH_S = 10.0
+_LOG_INTERVAL_S = 10.0
 
 
 class Node(NamedTuple):
-    """A machine of the cluster."""
+    """A node of the cluster."""
 
     gpus: int
     processors: int
@@ -39,18 +40,14 @@ class Node(NamedTuple):
 
 @contextmanager
 def ray_session(
-    nodes: int = 1,
-    *,
-    at_least: int | None = None,
-    wait_s: float = 0.0,
-    simulate: bool = False,
+    nodes: int = 1, *, at_least: int | None = None, wait_s: float = 0.0, simulate: bool = False
 ) -> Iterator[list[Node]]:
-    """Be connected to Ray; gives the nodes to work on, the largest first.
+    """A connection to Ray; yields the nodes to work on, the largest first.
 
-    Waits up to `wait_s` for `nodes` machines, which an autoscaler may still be starting; ValueError when there are
+    Waits up to `wait_s` for `nodes` nodes, which an autoscaler may still be starting. Raises UserError when there are
     fewer than `at_least` (default: all) then.
-    One node without RAY_ADDRESS: Ray is started on this machine, on the loopback interface alone, and ends with us.
-    `simulate`: as many nodes are started on this machine.
+    For one node without RAY_ADDRESS, Ray is started on this machine, on the loopback interface alone, until the block
+    ends. `simulate`: all nodes are started on this machine.
     """
     address = ray_address(nodes)
     apply_settings(starts_here=simulate or address is None)
@@ -59,10 +56,8 @@ def ray_session(
     quiet: dict[str, Any] = {"log_to_driver": bool(os.environ.get("IRAE_DEBUG")), "logging_level": logging.WARNING}
     simulated = _simulated_cluster(nodes) if simulate else None
     try:
-        if simulated:
-            context = ray.init(address=simulated.address, **quiet)
-        elif address:
-            context = ray.init(address=address, **quiet)
+        if simulated or address:
+            context = ray.init(address=simulated.address if simulated else address, **quiet)
         else:
             context = ray.init(address="local", include_dashboard=False, **quiet)
         if context.dashboard_url:
@@ -71,8 +66,8 @@ def ray_session(
     except ConnectionError:
         raise UserError(
             f"--nodes {nodes} needs a running cluster and none was found here; start one with `ray up "
-            "ray_cluster.yaml` and run the command on its head, pretend with --simulate-nodes, or leave out --nodes to "
-            "train on this machine."
+            "ray_cluster.yaml` and run the command on its head, simulate one with --simulate-nodes, or leave out "
+            "--nodes to train on this machine."
         ) from None
     finally:
         ray.shutdown()
@@ -90,7 +85,7 @@ def apply_settings(starts_here: bool) -> None:
 
     `starts_here`: Ray is started by this process, and admits only processes that know its random token.
     """
-    settings = {name: value for name, value in LOCAL_SETTINGS.items() if name not in os.environ}
+    settings = {name: value for name, value in SETTINGS.items() if name not in os.environ}
     if starts_here and "RAY_AUTH_TOKEN" not in os.environ:
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     assert not settings or "ray" not in sys.modules, "Ray was imported before its settings were made"
@@ -98,12 +93,15 @@ def apply_settings(starts_here: bool) -> None:
 
 
 def _simulated_cluster(nodes: int) -> Any:
-    """As many Ray nodes on this machine, which share its processors; they end with this process, however it ends."""
+    """`nodes` Ray nodes on this machine, which share its processors and exit with this process."""
     from ray.cluster_utils import Cluster
 
     processors = max(1, (os.cpu_count() or 1) // nodes)
-    here: dict[str, Any] = {"node_ip_address": LOOPBACK, "num_cpus": processors}
-    here["object_store_memory"] = SIMULATED_STORE_BYTES
+    here: dict[str, Any] = {
+        "node_ip_address": LOOPBACK,
+        "num_cpus": processors,
+        "object_store_memory": SIMULATED_STORE_BYTES,
+    }
     cluster = Cluster(initialize_head=True, head_node_args={"dashboard_host": LOOPBACK, **here})
     for _ in range(nodes - 1):
         cluster.add_node(**here)
@@ -111,38 +109,34 @@ def _simulated_cluster(nodes: int) -> Any:
 
 
 def _wait_for_nodes(nodes: int, at_least: int, wait_s: float) -> list[Node]:
-    """The largest `nodes` machines. While some are missing, an autoscaler is asked for them."""
-    begun_s, said_s, asked = time.monotonic(), float("-inf"), False
+    """The largest `nodes` nodes; missing ones are requested from the autoscaler."""
+    deadline_s, logged_s, requested = time.monotonic() + wait_s, float("-inf"), False
     try:
-        while len(able := _able_nodes()) < nodes:
-            now_s = time.monotonic()
-            left_s = begun_s + wait_s - now_s
-            if left_s <= 0:
-                break
-            _ask_autoscaler(nodes, able)
-            asked = True
-            if now_s - said_s >= _SAY_EACH_S:
-                said_s = now_s
+        while len(able := _able_nodes()) < nodes and (left_s := deadline_s - time.monotonic()) > 0:
+            _request_resources(nodes, able)
+            requested = True
+            if time.monotonic() - logged_s >= _LOG_INTERVAL_S:
+                logged_s = time.monotonic()
                 minutes, seconds = divmod(int(left_s), 60)
                 logger.info(f"waiting for nodes: {len(able)} of {nodes} are there, {minutes}:{seconds:02d} left")
             time.sleep(min(_POLL_S, left_s))
     finally:
-        if asked:
+        if requested:
             _cancel_resource_request()
     if len(able) < at_least:
         there = ", ".join(f"{node.name} with {node.processors} processors" for node in able) or "none"
         raise UserError(
-            f"--nodes {nodes} was asked for, and {nodes - len(able)} did not come within {wait_s / 60:g} min; there: "
-            f"{there}. Add nodes (max_workers in ray_cluster.yaml), wait longer (--wait-for-nodes), or ask for fewer "
+            f"--nodes {nodes} was requested, but {nodes - len(able)} did not start within {wait_s / 60:g} min; there: "
+            f"{there}. Add nodes (max_workers in ray_cluster.yaml), wait longer (--wait-for-nodes), or request fewer "
             "(--nodes, --min-nodes)."
         )
     if len(able) < nodes:
-        logger.info(f"going on with {len(able)} of {nodes} nodes")
+        logger.info(f"continuing with {len(able)} of {nodes} nodes")
     return able[:nodes]
 
 
 def _able_nodes() -> list[Node]:
-    """Machines with processors to train on, the largest first."""
+    """Live nodes with processors, the largest first."""
     import ray
 
     alive = [(node["Resources"], node["NodeManagerHostname"]) for node in ray.nodes() if node["Alive"]]
@@ -150,8 +144,8 @@ def _able_nodes() -> list[Node]:
     return sorted((node for node in found if node.processors), reverse=True)
 
 
-def _ask_autoscaler(nodes: int, able: list[Node]) -> None:
-    """Ask for room for `nodes` machines as large as the largest one so far, so that no two find room on one."""
+def _request_resources(nodes: int, able: list[Node]) -> None:
+    """Request `nodes` bundles as large as the largest node so far, so that no two fit on one."""
     from ray.autoscaler.sdk import request_resources
 
     largest = able[0] if able else Node(0, 1, "")
@@ -160,7 +154,7 @@ def _ask_autoscaler(nodes: int, able: list[Node]) -> None:
 
 
 def _cancel_resource_request() -> None:
-    """A demand that stayed would keep machines running for ever; while workers are on them they stay anyway."""
+    """A standing request would keep idle nodes alive for ever; those with workers stay without it."""
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=[])

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes a machine of a cluster ready; `ray up` runs it on every one. Run again, it changes only what has changed.
-#   IRAE_STORE            where data sets and runs live
-#   AWS_REGION, AWS_ENDPOINT_URL  of the S3, where needed
-#   IRAE_CACHE            where shards are kept: a folder, or nvme for the disk that comes with an AWS instance
+# Sets up a machine of a cluster; `ray up` runs it on every one. Idempotent: only differences are changed.
+#   IRAE_STORE            URL of data sets and runs
+#   AWS_REGION, AWS_ENDPOINT_URL  of the S3, if needed
+#   IRAE_CACHE            folder of the shard cache, or nvme for the NVMe disk of an AWS instance
 #   IRAE_VENV             the virtual environment; default ~/.irae/venv
 set -euo pipefail
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,9 +22,9 @@ install_packages() {
     "$venv/bin/pip" install -q -e "$code[s3,cluster]" -c "$code/constraints.txt"
 }
 
-# AWS's NVMe disk of the instance, made ready when that has not been done. Prints a folder on it, if there is one.
+# Formats and mounts the NVMe disk of an AWS instance, if needed. Prints a folder on it, if there is one.
 nvme_folder() {
-    local mounted=/opt/dlami/nvme disk  # AWS's Deep Learning images mount it there by themselves
+    local mounted=/opt/dlami/nvme disk  # by AWS's Deep Learning images
     if ! mountpoint -q "$mounted"; then
         mounted=/mnt/nvme
         disk=$(lsblk -dno PATH,MODEL | awk '/EC2 NVMe Instance Storage/ {print $1; exit}')
@@ -53,5 +53,5 @@ install_packages
     cat "$code/infra/node_env.sh"
 } >"$settings.new"
 mv "$settings.new" "$settings"
-# At the top: many a .bashrc ends early in shells that nobody types into.
+# At the top: many a .bashrc returns early in non-interactive shells.
 grep -q irae_env ~/.bashrc 2>/dev/null || printf '%s\n%s\n' '. ~/.irae_env' "$(cat ~/.bashrc 2>/dev/null)" >~/.bashrc

@@ -1,4 +1,4 @@
-"""The word from a machine to the workers on it that it will end in a moment: a file in its temporary folder."""
+"""Notice of a spot preemption from the guard of a machine to the workers on it: a file in the temporary folder."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 def notice_file() -> Path:
-    """Where it is, for all processes of this user on this machine."""
-    return Path(tempfile.gettempdir()) / f"irae-machine-ends-{os.getuid()}"
+    """The file, the same for all processes of this user on this machine."""
+    return Path(tempfile.gettempdir()) / f"irae-preemption-{os.getuid()}"
 
 
 class PreemptionNotice:
-    """Listens for it, once."""
+    """A worker's view of the notice."""
 
     def __init__(self) -> None:
-        self._heard = False
+        self._seen = False
 
     def poll(self) -> bool:
-        """Whether this is the first time that it is there: a worker then asks for a checkpoint."""
-        if self._heard or not notice_file().exists():
+        """True once, when the notice has come: the worker then requests a checkpoint."""
+        if self._seen or not notice_file().exists():
             return False
-        self._heard = True
+        self._seen = True
         return True

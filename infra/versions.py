@@ -1,4 +1,4 @@
-"""Are the packages here those of constraints.txt? `python -m infra.versions` prints what differs; exit code 1 then."""
+"""Dependency versions compared with constraints.txt: `python -m infra.versions` lists differences, exit code 1 then."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
-THAT_MATTER = ("torch", "numpy", "ray", "boto3", "s3fs", "pyarrow", "pillow", "safetensors")
-"""The packages that decide about results, and about whether machines understand each other."""
+COMPARED = ("torch", "numpy", "ray", "boto3", "s3fs", "pyarrow", "pillow", "safetensors")
+"""Packages that decide about results, and about whether machines understand each other."""
 
 
 def wanted_versions(constraints: Path = CONSTRAINTS) -> dict[str, str]:
@@ -23,24 +23,23 @@ def wanted_versions(constraints: Path = CONSTRAINTS) -> dict[str, str]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Python's version and those of the packages that matter; "missing" for one that is not installed."""
+    """Versions of Python and the compared packages; "missing" for one that is not installed."""
     found = {"python": platform.python_version()}
-    for name in THAT_MATTER:
+    for name in COMPARED:
         try:
-            # A build's own mark, as in 2.13.0+cu130, says nothing on the version.
-            found[name] = metadata.version(name).split("+")[0]
+            found[name] = metadata.version(name).split("+")[0]  # without a build tag, as in 2.13.0+cu130
         except metadata.PackageNotFoundError:
             found[name] = "missing"
     return found
 
 
 def differing(constraints: Path = CONSTRAINTS) -> list[str]:
-    """A sentence for each package that matters and has another version than in constraints.txt."""
+    """A sentence for each compared package with another version than in constraints.txt."""
     wanted, installed = wanted_versions(constraints), installed_versions()
     return [
         f"{name} is {installed[name]}, constraints.txt says {wanted[name]}: pip install {name}=={wanted[name]} "
         "-c constraints.txt"
-        for name in THAT_MATTER
+        for name in COMPARED
         if name in wanted and installed[name] != wanted[name]
     ]
 

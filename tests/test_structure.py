@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
@@ -68,7 +69,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "optuna": ("pipeline/tune",),
     "optuna_dashboard": ("pipeline/tune",),
     "plotly": ("pipeline/tune",),
-    "matplotlib": ("pipeline/report", "pipeline/reproduce"),
+    "matplotlib": ("pipeline/report", "pipeline/reproduce", "pipeline/runs/svg.py"),
     "tensorboard": ("pipeline/train",),
     "tyro": ("pipeline",),
     "rich": ("pipeline",),
@@ -286,6 +287,42 @@ def test_a_misplaced_library_is_found(path: str, lines: str, source: Source) -> 
 )
 def test_a_private_name_is_found(lines: str, name: str) -> None:
     assert [found for found, _ in private_names(lines)] == [name]
+
+
+TESTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "tests").rglob("*.py"))}
+CLOCKS = {"time", "monotonic", "perf_counter", "process_time"}
+
+
+def imported_tests(text: str) -> list[str]:
+    """Test modules that a file imports."""
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom | ast.Import)]
+    names = [f"{getattr(node, 'module', '')}.{alias.name}" for node in nodes for alias in node.names]
+    return [name for name in names if any(part.startswith("test_") for part in name.split("."))]
+
+
+def asserted_durations(text: str) -> list[str]:
+    """Asserts on a difference of times. A deadline that keeps a test from hanging is none."""
+    asserts = [node.test for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Assert)]
+    differences = [n for a in asserts for n in ast.walk(a) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Sub)]
+    calls = [(d, n.func) for d in differences for n in ast.walk(d) if isinstance(n, ast.Call)]
+    return [ast.unparse(d) for d, f in calls if {getattr(f, "attr", ""), getattr(f, "id", "")} & CLOCKS]
+
+
+@pytest.mark.parametrize("path", TESTS)
+def test_tests_import_no_tests_and_assert_no_durations(path: str) -> None:
+    """What several test modules use is in tests/support."""
+    assert not imported_tests(TESTS[path])
+    assert not asserted_durations(TESTS[path])
+
+
+def test_an_imported_test_and_an_asserted_duration_are_found() -> None:
+    assert imported_tests("from tests.irae.test_model import make\nimport tests.support.ports") == [
+        "tests.irae.test_model.make"
+    ]
+    assert imported_tests("from tests.irae import test_model, bijections") == ["tests.irae.test_model"]
+    assert asserted_durations("assert time.monotonic() - begin < 2") == ["time.monotonic() - begin"]
+    assert asserted_durations("assert 2 > perf_counter() - begin") == ["perf_counter() - begin"]
+    assert not asserted_durations("assert time.monotonic() < deadline_s")
 
 
 EXTRAS = (

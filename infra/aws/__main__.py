@@ -1,10 +1,11 @@
-"""python -m infra.aws setup|teardown|policy: what a cluster needs in an AWS account."""
+"""Bucket, roles and security group of a cluster in an AWS account."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +15,21 @@ from infra.aws.policies import head_policy, worker_policy
 from infra.aws.setup import check_bucket, setup
 from infra.aws.steps import Account, aws_errors
 from infra.aws.teardown import teardown
+from infra.logs import log_to_stdout
 from infra.storage import UserError
+
+logger = logging.getLogger("infra.aws")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    log_to_stdout()
     options = _parser().parse_args(arguments)
     try:
         cluster = _cluster(options)
         with aws_errors():
             options.run(options, cluster)
-    except ValueError as error:
+    except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
@@ -49,15 +54,15 @@ def _setup(options: argparse.Namespace, cluster: ClusterFile) -> None:
     account = Account(cluster.region, options.dry_run)
     setup(account, cluster, options.ssh_from, options.vpc)
     if not account.steps:
-        print("everything is there already; nothing was changed")
+        logger.info("everything exists already; nothing was changed")
     elif not options.dry_run:
-        print("next: ray get-auth-token --generate; ray up ray_cluster.yaml")
+        logger.info("next: ray get-auth-token --generate; ray up ray_cluster.yaml")
 
 
 def _teardown(options: argparse.Namespace, cluster: ClusterFile) -> None:
     account = Account(cluster.region, options.dry_run)
     teardown(account, cluster, options.delete_bucket)
-    print("nothing of this cluster is left in the account" if not account.dry_run else "nothing was changed")
+    logger.info("nothing was changed" if account.dry_run else "nothing of this cluster is left in the account")
 
 
 def _policy(options: argparse.Namespace, cluster: ClusterFile) -> None:
@@ -69,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m infra.aws", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, run, text in (
-        ("setup", _setup, "make bucket, roles and security group, and fill in the cluster file"),
-        ("teardown", _teardown, "end all machines and remove everything except the bucket"),
+        ("setup", _setup, "create bucket, roles and security group, and fill in the cluster file"),
+        ("teardown", _teardown, "terminate all machines and remove everything except the bucket"),
         ("policy", _policy, "print the policy of the head or the workers"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -78,15 +83,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--cluster", type=Path, default=Path("ray_cluster.yaml"), help="default: %(default)s")
         if name == "policy":
             command.add_argument("who", choices=["head", "worker"])
-            command.add_argument("--account", default="*", help="the account's number (default: any)")
+            command.add_argument("--account", default="*", help="number of the account (default: any)")
         else:
-            command.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+            command.add_argument("--dry-run", action="store_true", help="show the steps, change nothing")
         if name == "setup":
-            command.add_argument("--bucket", help="its name; needed once, then the file holds it")
-            command.add_argument("--ssh-from", nargs="+", default=[], metavar="RANGE", help="who may use ssh")
+            command.add_argument("--bucket", help="its name; needed once, then it is in the file")
+            command.add_argument(
+                "--ssh-from", nargs="+", default=[], metavar="RANGE", help="CIDR ranges that may use ssh"
+            )
             command.add_argument("--vpc", help="the network (default: the account's default one)")
         if name == "teardown":
-            command.add_argument("--delete-bucket", metavar="NAME", help="the bucket too, with all data in it")
+            command.add_argument("--delete-bucket", metavar="NAME", help="remove the bucket and all its data too")
     return parser
 
 

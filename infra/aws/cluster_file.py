@@ -1,4 +1,4 @@
-"""What infra.aws must know of ray_cluster.yaml."""
+"""The part of ray_cluster.yaml that must agree with the AWS account."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ PLACEHOLDERS = {
     "image": "ami-00000000000000000",
     "security group": "sg-00000000000000000",
 }
-"""What stands in the shipped file until `setup` fills it in."""
-_STORE = re.compile(r"\bIRAE_STORE=[\"']?(s3://([^/\s\"']+)(?:/([^\s\"']*))?)")
+"""Placeholders of the shipped file, which `setup` fills in."""
+_STORE = re.compile(r"\bIRAE_STORE=[\"']?s3://([^/\s\"']+)(?:/([^\s\"']*))?")
 
 
 @dataclass(frozen=True)
 class ClusterFile:
-    """The names that the file and the account must agree on."""
+    """Names that the file and the account share."""
 
     path: Path
     cluster: str
     region: str
     bucket: str
     prefix: str
-    """Below it lie data sets and runs; "" for the whole bucket."""
+    """Folder of data sets and runs in the bucket; "" for all of it."""
     head_profile: str
     worker_profile: str
     key_name: str
@@ -40,12 +40,12 @@ class ClusterFile:
 
 
 def read_cluster_file(path: Path) -> ClusterFile:
-    """ValueError, in one sentence a problem, when the file is not one that infra.aws can work with."""
+    """The file's names. Raises UserError, a line for each problem, when infra.aws cannot work with it."""
     config = load(path)
     problems: list[str] = []
     store = store_of(config)
     if store is None:
-        problems.append(f"{path}: no setup command sets IRAE_STORE=s3://...; take over the line of the shipped file.")
+        problems.append(f"{path}: no setup command sets IRAE_STORE=s3://...; copy the line of the shipped file.")
     provider = config.get("provider") or {}
     if provider.get("type") != "aws":
         problems.append(f"{path}: provider.type is {provider.get('type')!r}; infra.aws is for clusters on aws.")
@@ -59,7 +59,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
     workers = set(profiles.values())
     if not head_profile or len(workers) != 1 or None in workers:
         problems.append(
-            f"{path}: the head needs an IamInstanceProfile with a Name, and all workers one together; take over the "
+            f"{path}: the head needs an IamInstanceProfile with a Name, and all workers the same one; copy the "
             "lines of the shipped file."
         )
     if problems:
@@ -80,30 +80,32 @@ def read_cluster_file(path: Path) -> ClusterFile:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The file as it stands. ValueError when there is none, or it is no yaml."""
+    """The parsed file. Raises UserError when there is none, or it is no yaml."""
     import yaml
 
     try:
         config = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"there is no {path}; run this in the project's folder, or say --cluster FILE.") from None
+        raise UserError(
+            f"there is no {path}; run this in the project's folder, or name it with --cluster FILE."
+        ) from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is no yaml: {' '.join(str(error).split())}; mend that line.") from None
+        raise UserError(f"{path} is no yaml: {' '.join(str(error).split())}; fix that line.") from None
     if not isinstance(config, dict):
-        raise UserError(f"{path} holds no settings; begin with the shipped file.")
+        raise UserError(f"{path} holds no settings; start from the shipped file.")
     return config
 
 
 def store_of(config: dict[str, Any]) -> tuple[str, str] | None:
-    """(bucket, prefix) of the IRAE_STORE that the set-up commands give to every machine."""
+    """(bucket, prefix) of the IRAE_STORE in the setup commands; None without an s3:// URL."""
     for command in config.get("setup_commands") or ():
         if match := _STORE.search(command):
-            return match[2], (match[3] or "").strip("/")
+            return match[1], (match[2] or "").strip("/")
     return None
 
 
 def fill_in(path: Path, values: dict[str, str]) -> None:
-    """Put the values in the place of the placeholders; everything else, comments included, stays as it is."""
+    """Replace the placeholders by the values; everything else, comments included, is kept."""
     text = path.read_text()
     for name, value in values.items():
         text = text.replace(PLACEHOLDERS[name], value)

@@ -1,42 +1,41 @@
-"""Make what a cluster needs. Each step looks first, so that the same command again changes only what differs."""
+"""Bucket, roles and security group of a cluster. Idempotent: a repeated setup changes only differences."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import re
-from functools import partial
 from typing import Any
 
 from infra.aws.cluster_file import PLACEHOLDERS, ClusterFile, fill_in
-from infra.aws.policies import TRUST, bucket_policy, head_policy, worker_policy
-from infra.aws.steps import Account, absent
+from infra.aws.policies import Policy, bucket_policy, head_policy, trust_policy, worker_policy
+from infra.aws.steps import Account, unless_absent
 from infra.storage import UserError
+
+logger = logging.getLogger(__name__)
 
 TAG = {"Key": "project", "Value": "irae"}
 IMAGE_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
-"""Where AWS publishes the newest image with a driver for NVIDIA GPUs. The file keeps what it was at setup."""
-LIFECYCLE = {
-    "Rules": [
-        {
-            "ID": "sweep",
-            "Status": "Enabled",
-            "Filter": {"Prefix": ""},
-            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 2},
-            "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
-            "Expiration": {"ExpiredObjectDeleteMarker": True},
-        }
-    ]
+"""AWS's parameter with the newest image that has an NVIDIA driver. The file keeps the value of the first setup."""
+LIFECYCLE_RULE: dict[str, Any] = {
+    "ID": "sweep",
+    "Status": "Enabled",
+    "Filter": {"Prefix": ""},
+    "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 2},
+    "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
+    "Expiration": {"ExpiredObjectDeleteMarker": True},
 }
-"""Half uploads go after 2 days, overwritten and deleted objects after 30."""
+"""Expiry of incomplete uploads after 2 days, of overwritten and deleted objects after 30."""
 _PRIVATE = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
 _ENCRYPTED = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": True}]}
+_ABSENT_ENTITY = ("NoSuchEntity",)
 
 
-def setup(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc: str | None = None) -> dict[str, str]:
-    """Bucket, roles and security group, made or mended; returns the values for the file's placeholders.
+def setup(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc: str | None = None) -> None:
+    """Create or update bucket, roles and security group, and fill in the cluster file.
 
-    ssh_from: ranges such as 203.0.113.7/32 that may use ssh. ValueError for the whole world.
+    ssh_from: CIDR ranges such as 203.0.113.7/32 that may use ssh. Raises UserError for half the internet or more.
     """
     check_ranges(ssh_from)
     make_bucket(account, cluster.bucket)
@@ -44,148 +43,101 @@ def setup(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc: str 
     make_profile(account, cluster.worker_profile, worker_policy(cluster))
     make_spot_role(account)
     group = make_group(account, cluster, ssh_from, vpc or default_vpc(account))
-    values = {"bucket": cluster.bucket}
-    if group:
-        values["security group"] = group
-    if image := newest_image(account):
-        values["image"] = image
+    values = {"bucket": cluster.bucket, "security group": group, "image": newest_image(account)}
     text = cluster.path.read_text()
-    missing = {name: value for name, value in values.items() if PLACEHOLDERS[name] in text}
+    missing = {name: value for name, value in values.items() if value and PLACEHOLDERS[name] in text}
     if missing:
         shown = ", ".join(f"{name} {value}" for name, value in missing.items())
-        account.step(f"write into {cluster.path}: {shown}", lambda: fill_in(cluster.path, missing))
-    return values
+        account.step(f"write into {cluster.path}: {shown}", fill_in, cluster.path, missing)
 
 
 def check_ranges(ranges: list[str]) -> None:
-    """ValueError for what is no range of addresses, or is the whole world."""
+    """Raise UserError for text that is no CIDR range, and for ranges larger than /8."""
     problems = []
     for text in ranges:
         try:
-            network = ipaddress.ip_network(text)
+            if ipaddress.ip_network(text).prefixlen < 8:
+                problems.append(
+                    f"--ssh-from {text} lets in half the world; give your own address, like 203.0.113.7/32."
+                )
         except ValueError:
             problems.append(f"--ssh-from {text} is no range of addresses; write it like 203.0.113.7/32.")
-            continue
-        if network.prefixlen < 8:
-            problems.append(f"--ssh-from {text} lets in half the world; give your own address, like 203.0.113.7/32.")
     if problems:
         raise UserError("\n".join(problems))
 
 
 def check_bucket(name: str) -> None:
-    """ValueError for a name that S3 does not take."""
+    """Raise UserError for a name that S3 does not accept."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", name):
         raise UserError(f"--bucket {name} is no bucket's name; use 3 to 63 small letters, digits and hyphens.")
 
 
 def make_bucket(account: Account, bucket: str) -> None:
-    """Private, encrypted, with versions, and swept."""
-    s3 = account.s3
-    exists = False
-    with absent("404", "NoSuchBucket"):
-        s3.head_bucket(Bucket=bucket)
-        exists = True
-    if not exists:
+    """A bucket that is private, encrypted and versioned, with expiry; a policy of the user's own is kept."""
+    s3, this = account.s3, {"Bucket": bucket}
+    if unless_absent(("404", "NoSuchBucket"), s3.head_bucket, **this) is None:
         # us-east-1 is S3's default, and the one region that may not be named.
-        where = {} if account.region == "us-east-1" else {"LocationConstraint": account.region}
-        options: dict[str, Any] = {"CreateBucketConfiguration": where} if where else {}
-        account.step(f"make the bucket {bucket}", lambda: s3.create_bucket(Bucket=bucket, **options))
+        elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": account.region}}
+        options = {} if account.region == "us-east-1" else elsewhere
+        account.step(f"create the bucket {bucket}", s3.create_bucket, **this, **options)
         if account.dry_run:
             return
-    make_private(account, bucket)
-    if s3.get_bucket_versioning(Bucket=bucket).get("Status") != "Enabled":
-        versions = {"Status": "Enabled"}
+    blocked = unless_absent(("NoSuchPublicAccessBlockConfiguration",), s3.get_public_access_block, **this)
+    if blocked is None or blocked["PublicAccessBlockConfiguration"] != _PRIVATE:
+        block = s3.put_public_access_block
+        account.step(f"{bucket}: block public access", block, **this, PublicAccessBlockConfiguration=_PRIVATE)
+    if not unless_absent(("ServerSideEncryptionConfigurationNotFoundError",), s3.get_bucket_encryption, **this):
+        encrypt = s3.put_bucket_encryption
+        account.step(f"{bucket}: encrypt", encrypt, **this, ServerSideEncryptionConfiguration=_ENCRYPTED)
+    if not unless_absent(("NoSuchBucketPolicy",), s3.get_bucket_policy, **this):
+        policy = json.dumps(bucket_policy(bucket))
+        account.step(f"{bucket}: require encrypted connections", s3.put_bucket_policy, **this, Policy=policy)
+    if s3.get_bucket_versioning(**this).get("Status") != "Enabled":
+        keep = s3.put_bucket_versioning
+        account.step(f"{bucket}: keep old versions", keep, **this, VersioningConfiguration={"Status": "Enabled"})
+    found = unless_absent(("NoSuchLifecycleConfiguration",), s3.get_bucket_lifecycle_configuration, **this)
+    rules = found["Rules"] if found else []
+    if LIFECYCLE_RULE["ID"] not in {rule.get("ID") for rule in rules}:
+        expire, configuration = s3.put_bucket_lifecycle_configuration, {"Rules": [*rules, LIFECYCLE_RULE]}
         account.step(
-            f"{bucket}: keep old versions for 30 days",
-            lambda: s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=versions),
-        )
-    rules: list[Any] = []
-    with absent("NoSuchLifecycleConfiguration"):
-        rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
-    if "sweep" not in {rule.get("ID") for rule in rules}:
-        account.step(
-            f"{bucket}: sweep half uploads",
-            lambda: s3.put_bucket_lifecycle_configuration(
-                Bucket=bucket, LifecycleConfiguration={"Rules": rules + LIFECYCLE["Rules"]}
-            ),
-        )
-
-
-def make_private(account: Account, bucket: str) -> None:
-    """No public access, encryption at rest and on the way."""
-    s3 = account.s3
-    blocked: Any = None
-    with absent("NoSuchPublicAccessBlockConfiguration"):
-        blocked = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
-    if blocked != _PRIVATE:
-        account.step(
-            f"{bucket}: no public access",
-            lambda: s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=_PRIVATE),
-        )
-    encrypted = False
-    with absent("ServerSideEncryptionConfigurationNotFoundError"):
-        encrypted = bool(s3.get_bucket_encryption(Bucket=bucket))
-    if not encrypted:
-        account.step(
-            f"{bucket}: encrypt",
-            lambda: s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration=_ENCRYPTED),
-        )
-    held = False
-    with absent("NoSuchBucketPolicy"):
-        held = bool(s3.get_bucket_policy(Bucket=bucket))
-    if not held:  # a policy of the user's own stays
-        account.step(
-            f"{bucket}: only encrypted connections",
-            lambda: s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(bucket_policy(bucket))),
+            f"{bucket}: expire incomplete uploads after 2 days, old versions after 30",
+            expire,
+            **this,
+            LifecycleConfiguration=configuration,
         )
 
 
-def make_profile(account: Account, name: str, policy: dict[str, Any]) -> None:
+def make_profile(account: Account, name: str, policy: Policy) -> None:
     """An instance profile with a role of the same name and this one policy."""
     iam = account.iam
-    role: Any = None
-    with absent("NoSuchEntity"):
-        role = iam.get_role(RoleName=name)["Role"]
-    if role is None:
+    if unless_absent(_ABSENT_ENTITY, iam.get_role, RoleName=name) is None:
+        trust = json.dumps(trust_policy())
         account.step(
-            f"make the role {name}",
-            lambda: iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(TRUST), Tags=[TAG]),
+            f"create the role {name}", iam.create_role, RoleName=name, AssumeRolePolicyDocument=trust, Tags=[TAG]
         )
-    held: Any = None
-    with absent("NoSuchEntity"):
-        held = iam.get_role_policy(RoleName=name, PolicyName=name)["PolicyDocument"]
-    if held != policy:
-        account.step(
-            f"give the role {name} its policy",
-            lambda: iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=json.dumps(policy)),
-        )
-    profile: Any = None
-    with absent("NoSuchEntity"):
-        profile = iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
+    held = unless_absent(_ABSENT_ENTITY, iam.get_role_policy, RoleName=name, PolicyName=name)
+    if held is None or held["PolicyDocument"] != policy:
+        document = json.dumps(policy)
+        put = iam.put_role_policy
+        account.step(f"set the policy of the role {name}", put, RoleName=name, PolicyName=name, PolicyDocument=document)
+    profile = unless_absent(_ABSENT_ENTITY, iam.get_instance_profile, InstanceProfileName=name)
     if profile is None:
-        account.step(
-            f"make the instance profile {name}",
-            lambda: iam.create_instance_profile(InstanceProfileName=name, Tags=[TAG]),
-        )
-    if not (profile or {}).get("Roles"):
-        account.step(
-            f"put the role {name} into its profile",
-            lambda: iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name),
-        )
+        create = iam.create_instance_profile
+        account.step(f"create the instance profile {name}", create, InstanceProfileName=name, Tags=[TAG])
+    if profile is None or not profile["InstanceProfile"]["Roles"]:
+        add = iam.add_role_to_instance_profile
+        account.step(f"add the role {name} to its profile", add, InstanceProfileName=name, RoleName=name)
 
 
 def make_spot_role(account: Account) -> None:
-    """AWS's own role for spot machines; without it the first request fails. It belongs to the account and stays."""
-    if account.iam.list_roles(PathPrefix="/aws-service-role/spot.amazonaws.com/")["Roles"]:
-        return
-    account.step(
-        "make AWS's role for spot machines",
-        lambda: account.iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com"),
-    )
+    """AWS's own role for spot instances, without which the first request fails. It is the account's and stays."""
+    if not account.iam.list_roles(PathPrefix="/aws-service-role/spot.amazonaws.com/")["Roles"]:
+        create = account.iam.create_service_linked_role
+        account.step("create AWS's role for spot instances", create, AWSServiceName="spot.amazonaws.com")
 
 
 def default_vpc(account: Account) -> str:
-    """The account's default network. ValueError when it has none."""
+    """The id of the account's default network. Raises UserError when there is none."""
     found = account.ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     if not found:
         raise UserError(f"the account has no default VPC in {account.region}; name one with --vpc vpc-...")
@@ -193,24 +145,30 @@ def default_vpc(account: Account) -> str:
 
 
 def make_group(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc: str) -> str | None:
-    """The security group: its members among themselves, and ssh from the ranges. Returns its id, None in a dry run."""
+    """The id of the security group, open to its members and to ssh from the ranges; None in a dry run.
+
+    Without ranges, those of an earlier setup stay.
+    """
     found = find_groups(account, cluster.group, vpc)
-    if found:
-        group = found[0]
-    else:
+    if not found:
         tags = [{"ResourceType": "security-group", "Tags": [TAG, {"Key": "Name", "Value": cluster.group}]}]
-        made = account.step(
-            f"make the security group {cluster.group} in {vpc}",
-            lambda: account.ec2.create_security_group(
-                GroupName=cluster.group, Description="IRAE cluster", VpcId=vpc, TagSpecifications=tags
-            ),
-        )
-        if made is None:
+        names = {"GroupName": cluster.group, "Description": "IRAE cluster", "VpcId": vpc, "TagSpecifications": tags}
+        account.step(f"create the security group {cluster.group} in {vpc}", account.ec2.create_security_group, **names)
+        if account.dry_run:
             return None
-        group = {"GroupId": made["GroupId"], "IpPermissions": []}
-    identity = str(group["GroupId"])
-    _let_in_members(account, cluster.group, identity, group["IpPermissions"])
-    _let_in_ssh(account, cluster.group, identity, group["IpPermissions"], set(ssh_from))
+        found = find_groups(account, cluster.group, vpc)
+    identity, rules = str(found[0]["GroupId"]), found[0]["IpPermissions"]
+    allow, revoke = account.ec2.authorize_security_group_ingress, account.ec2.revoke_security_group_ingress
+    if not any(pair["GroupId"] == identity for rule in rules for pair in rule.get("UserIdGroupPairs", ())):
+        members = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": identity, "Description": "the cluster"}]}
+        account.step(f"{cluster.group}: allow its members", allow, GroupId=identity, IpPermissions=[members])
+    present, wanted = _ssh_ranges(rules), set(ssh_from)
+    for text in sorted(wanted - present):
+        rule = _ssh_rule(text)
+        account.step(f"{cluster.group}: allow ssh from {text}", allow, GroupId=identity, IpPermissions=[rule])
+    for text in sorted(present - wanted) if wanted else ():
+        rule = _ssh_rule(text)
+        account.step(f"{cluster.group}: deny ssh from {text}", revoke, GroupId=identity, IpPermissions=[rule])
     return identity
 
 
@@ -222,46 +180,21 @@ def find_groups(account: Account, name: str, vpc: str | None = None) -> list[dic
     return list(account.ec2.describe_security_groups(Filters=filters)["SecurityGroups"])
 
 
-def _let_in_members(account: Account, name: str, group: str, held: list[dict[str, Any]]) -> None:
-    if any(pair["GroupId"] == group for rule in held for pair in rule.get("UserIdGroupPairs", ())):
-        return
-    rule = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group, "Description": "the cluster's machines"}]}
-    account.step(
-        f"{name}: let in its own machines",
-        lambda: account.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule]),
-    )
+def _ssh_ranges(rules: list[dict[str, Any]]) -> set[str]:
+    ssh = [rule for rule in rules if rule.get("FromPort") == 22]
+    found = {item["CidrIp"] for rule in ssh for item in rule.get("IpRanges", ())}
+    return found | {item["CidrIpv6"] for rule in ssh for item in rule.get("Ipv6Ranges", ())}
 
 
-def _let_in_ssh(account: Account, name: str, group: str, held: list[dict[str, Any]], wanted: set[str]) -> None:
-    """The ranges that may use ssh are those of the last command; without any, they stay."""
-    present = {
-        (spec, text[key])
-        for rule in held
-        if rule.get("FromPort") == 22
-        for spec, key in (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"))
-        for text in rule.get(spec, ())
-    }
-    named = {("Ipv6Ranges" if ":" in text else "IpRanges", text) for text in wanted}
-    for spec, text in sorted(named - present):
-        account.step(
-            f"{name}: let in ssh from {text}",
-            partial(account.ec2.authorize_security_group_ingress, GroupId=group, IpPermissions=[_ssh_rule(spec, text)]),
-        )
-    for spec, text in sorted(present - named) if wanted else ():
-        account.step(
-            f"{name}: no more ssh from {text}",
-            partial(account.ec2.revoke_security_group_ingress, GroupId=group, IpPermissions=[_ssh_rule(spec, text)]),
-        )
-
-
-def _ssh_rule(spec: str, text: str) -> dict[str, Any]:
-    key = "CidrIpv6" if spec == "Ipv6Ranges" else "CidrIp"
-    return {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, spec: [{key: text}]}
+def _ssh_rule(text: str) -> dict[str, Any]:
+    ranges = {"Ipv6Ranges": [{"CidrIpv6": text}]} if ":" in text else {"IpRanges": [{"CidrIp": text}]}
+    return {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, **ranges}
 
 
 def newest_image(account: Account) -> str | None:
-    """The image's id in this region; None, with a word on it, when AWS does not say."""
-    with absent("ParameterNotFound", "AccessDeniedException"):
-        return str(account.ssm.get_parameter(Name=IMAGE_PARAMETER)["Parameter"]["Value"])
-    account.note(f"AWS does not name an image at {IMAGE_PARAMETER}; put the ImageId of a Deep Learning Base image in.")
+    """The image's id in this region; None, with a line in the log, when AWS names none."""
+    denied = ("ParameterNotFound", "AccessDeniedException")
+    if found := unless_absent(denied, account.ssm.get_parameter, Name=IMAGE_PARAMETER):
+        return str(found["Parameter"]["Value"])
+    logger.info(f"AWS names no image at {IMAGE_PARAMETER}; fill in the ImageId of a Deep Learning Base image.")
     return None

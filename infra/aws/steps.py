@@ -1,61 +1,59 @@
-"""A step in the account: said, and done unless this is a dry run."""
+"""The clients of an AWS account, and the steps that change it: logged, and skipped in a dry run."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from infra.storage import UserError
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
 
 class Account:
-    """Clients of one region, and the one way in which anything is changed.
+    """boto3 clients of one region; every change of the account is a `step`.
 
-    dry_run: steps are only said. Nothing is changed without a step.
+    dry_run: steps are only logged.
     """
 
-    def __init__(self, region: str, dry_run: bool = False, say: Callable[[str], None] = print) -> None:
+    def __init__(self, region: str, dry_run: bool = False) -> None:
         try:
             import boto3
         except ImportError as error:
             raise UserError("infra.aws needs boto3: pip install 'irae-pipeline[s3]'") from error
         session = boto3.session.Session(region_name=region)
-        self.region, self.dry_run, self._say = region, dry_run, say
-        self.ec2, self.iam, self.s3, self.ssm = (session.client(name) for name in ("ec2", "iam", "s3", "ssm"))
-        self._sts = session.client("sts")
-        self.steps = 0
+        self.region, self.dry_run, self.steps = region, dry_run, 0
+        self.ec2, self.iam, self.s3, self.ssm, self._sts = map(session.client, ("ec2", "iam", "s3", "ssm", "sts"))
 
     def number(self) -> str:
-        """The account's number."""
+        """The account's number, 12 digits."""
         return str(self._sts.get_caller_identity()["Account"])
 
-    def step(self, text: str, action: Callable[[], Any]) -> Any:
-        """Say what changes and do it; None in a dry run."""
+    def step(self, text: str, action: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Log the step and call the action; None in a dry run."""
         self.steps += 1
-        self._say(f"would {text}" if self.dry_run else text)
-        return None if self.dry_run else action()
-
-    def note(self, text: str) -> None:
-        """Say something that changes nothing."""
-        self._say(text)
+        logger.info(f"would {text}" if self.dry_run else text)
+        return None if self.dry_run else action(*arguments, **options)
 
 
-@contextlib.contextmanager
-def absent(*codes: str) -> Iterator[None]:
-    """Pass over AWS's answer that something does not exist; other answers go through."""
+def unless_absent(codes: tuple[str, ...], request: Callable[..., T], **options: Any) -> T | None:
+    """AWS's answer, None for one of the error codes that say that something does not exist."""
     from botocore.exceptions import ClientError
 
     try:
-        yield
+        return request(**options)
     except ClientError as error:
         if error.response["Error"]["Code"] not in codes:
             raise
+    return None
 
 
 @contextlib.contextmanager
 def aws_errors() -> Iterator[None]:
-    """What the user can mend about the account, as one sentence."""
+    """Translate errors of boto3 about credentials, rights and the network into UserErrors."""
     from botocore import exceptions as boto
 
     try:
@@ -72,6 +70,6 @@ def aws_errors() -> Iterator[None]:
                 "teardown (the cluster itself runs with the small policies that `policy` prints)."
             ) from error
         text = error.response["Error"].get("Message", "")
-        raise UserError(f"AWS answered {operation} with {code}: {text} Mend that and repeat the command.") from error
+        raise UserError(f"AWS answered {operation} with {code}: {text} Fix that and repeat the command.") from error
     except boto.BotoCoreError as error:
-        raise UserError(f"AWS cannot be used ({error}); look at the region, the network and AWS_PROFILE.") from error
+        raise UserError(f"AWS cannot be used ({error}); check the region, the network and AWS_PROFILE.") from error

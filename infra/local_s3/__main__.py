@@ -1,4 +1,4 @@
-"""An S3 server on this machine, for people who have none: `python -m infra.local_s3 start`.
+"""An S3 server on this machine: `python -m infra.local_s3 start`.
 
 SeaweedFS, with its data, keys and log in one folder. It listens on 127.0.0.1 only, and answers only S3 requests signed
 with the keys made at its first start. Its internal ports ask for no keys: other users of the same machine could reach

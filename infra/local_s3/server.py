@@ -181,7 +181,7 @@ class LocalS3:
 
     @contextlib.contextmanager
     def _locked_folder(self) -> Iterator[None]:
-        """The folder with keys in it, made where it is missing, for one `start` at a time."""
+        """The folder and its keys, created if missing; exclusively, for one `start` at a time."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         names = {path.name for path in self.folder.iterdir()}
         if names and "lock" not in names:

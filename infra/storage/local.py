@@ -64,13 +64,11 @@ class FileStorage(Storage):
 
     def sha256(self, name: str) -> str | None:
         digest = hashlib.sha256()
-        try:
-            with self._open(name) as source:
-                while chunk := source.read(_COPY_BYTES):
-                    digest.update(chunk)
-        except FileNotFoundError:
-            return None
-        return digest.hexdigest()
+        with contextlib.suppress(FileNotFoundError), self._open(name) as source:
+            while chunk := source.read(_COPY_BYTES):
+                digest.update(chunk)
+            return digest.hexdigest()
+        return None
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         folder = self._root / folder_of(prefix)
@@ -115,16 +113,13 @@ class FileStorage(Storage):
     def _path(self, name: str) -> Path:
         return self._root / check_name(name)
 
-    @contextlib.contextmanager
-    def _open(self, name: str) -> Iterator[BinaryIO]:
+    def _open(self, name: str) -> BinaryIO:
         path = self._path(name)
-        with contextlib.ExitStack() as stack:
-            with file_errors(path):
-                try:
-                    source = stack.enter_context(open(path, "rb"))
-                except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                    raise FileNotFoundError(f"{path} does not exist") from None
-            yield source
+        with file_errors(path):
+            try:
+                return open(path, "rb")
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                raise FileNotFoundError(f"{path} does not exist") from None
 
     def _remove_empty(self, folder: Path) -> None:
         """As on S3, no folder is empty."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.storage.base import Storage
-from infra.storage.errors import StorageError
+from infra.storage.errors import UserError
 from infra.storage.fsspec_access import filesystem
 from infra.storage.local import file_errors
 from infra.storage.retry import retry_with_backoff
@@ -33,7 +33,7 @@ def read_table(data: bytes) -> pa.Table:
 def read_parquet(store: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The stored table, or these columns of it; from S3 only these columns are downloaded.
 
-    Raises FileNotFoundError when there is no such file, StorageError when it is no Parquet file with these columns.
+    Raises FileNotFoundError when there is no such file, UserError when it is no Parquet file.
     """
     try:
         if isinstance(store, S3Storage) and columns is not None:
@@ -44,7 +44,7 @@ def read_parquet(store: Storage, name: str, columns: Sequence[str] | None = None
         with file_errors(path), pq.ParquetFile(path) as file:
             return file.read(columns)
     except pa.ArrowInvalid as error:
-        raise StorageError(f"{store.url}/{name} is damaged ({error}): remove it or make it again") from error
+        raise UserError(f"{store.url}/{name} is damaged ({error}): remove it or make it again") from error
 
 
 def _download_columns(store: S3Storage, name: str, columns: list[str]) -> pa.Table:

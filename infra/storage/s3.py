@@ -101,7 +101,9 @@ class S3Storage(Storage):
                     return True
                 except s3_client().exceptions.ClientError as error:
                     if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-                        return self._was_written_by(name, writer)
+                        # The file is ours if this answers botocore's retry of a write whose first answer was lost.
+                        head = self._head(name)
+                        return head is not None and head["Metadata"].get(_WRITER) == writer
                     raise
 
         return retry_with_backoff(put, attempts=ATTEMPTS, retry_on=(ConflictError,), first_pause_s=0.1)
@@ -111,18 +113,12 @@ class S3Storage(Storage):
             self._download(name, target)
 
     def size(self, name: str) -> int | None:
-        try:
-            with self.errors(name):
-                return int(s3_client().head_object(**self._object(name))["ContentLength"])
-        except FileNotFoundError:
-            return None
+        head = self._head(name)
+        return None if head is None else int(head["ContentLength"])
 
     def sha256(self, name: str) -> str | None:
-        try:
-            with self.errors(name):
-                return s3_client().head_object(**self._object(name))["Metadata"].get(_SHA256)
-        except FileNotFoundError:
-            return None
+        head = self._head(name)
+        return None if head is None else head["Metadata"].get(_SHA256)
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         folder_of(prefix)
@@ -165,13 +161,11 @@ class S3Storage(Storage):
     def _object(self, name: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_name(name)}
 
-    def _was_written_by(self, name: str, writer: str) -> bool:
-        """Whether a 412 answered botocore's retry of our own write, whose first answer was lost."""
-        try:
-            with self.errors(name):
-                return bool(s3_client().head_object(**self._object(name))["Metadata"].get(_WRITER) == writer)
-        except FileNotFoundError:  # another writer's, deleted since
-            return False
+    def _head(self, name: str) -> dict[str, Any] | None:
+        """Size and metadata of a file, None when there is no such file."""
+        with contextlib.suppress(FileNotFoundError), self.errors(name):
+            return s3_client().head_object(**self._object(name))
+        return None
 
     @contextlib.contextmanager
     def errors(self, name: str = "") -> Iterator[None]:
@@ -196,7 +190,7 @@ class S3Storage(Storage):
 
 def s3_client(quick: bool = False, download: bool = False) -> Any:
     """The boto3 client of this process for the present AWS variables; a new one after a fork or a change of them."""
-    with _making:  # sixteen threads that each make one take seconds
+    with _making:  # clients created by 16 threads at once take seconds
         return _make_client(client_key(), quick, download)
 
 

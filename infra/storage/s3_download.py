@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from infra.storage.retry import retry_with_backoff
@@ -19,42 +20,33 @@ _TEMPORARY_CODES = ("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests
 _EXPIRED_CODES = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 
 
-class Stalled(Exception):
-    """A download that made no progress for STALL_S; `cause` is the last error, None when bytes came, but too slowly."""
+class Interrupted(Exception):
+    """An attempt that failed, by the error `cause` if there was one; another one may succeed."""
 
-    def __init__(self, sentence: str, cause: Exception | None) -> None:
+    def __init__(self, sentence: str, cause: Exception | None = None) -> None:
         super().__init__(sentence)
         self.cause = cause
 
 
-class _Interrupted(Exception):
-    """An attempt that failed or stopped early, by the error `cause` if there was one; another one may succeed."""
-
-    def __init__(self, answer: str, cause: Exception | None = None) -> None:
-        super().__init__(answer)
-        self.cause = cause
+class Stalled(Interrupted):
+    """A download that made no progress for STALL_S."""
 
 
+@dataclass
 class Download:
-    """The bytes [start, end) of one object, written to `target`; `end` None is the object's end.
+    """The bytes from `position` to `end` (None: the end) of one object, written to `target`."""
 
-    get_object: requests the object; is passed Range and IfMatch, so that no two versions of an object are mixed.
-    renew: called when the credentials have expired, so that the next request looks for new ones.
-    """
-
-    def __init__(
-        self,
-        get_object: Callable[..., Any],
-        renew: Callable[[], None],
-        target: BinaryIO,
-        start: int = 0,
-        end: int | None = None,
-    ) -> None:
-        self.get_object, self.renew, self.target = get_object, renew, target
-        self.position, self.end = start, end
-        self.etag: str | None = None
-        self.total: int | None = None
-        self.attempts = 0
+    get_object: Callable[..., Any]
+    """Requests the object; is passed Range and IfMatch, so that no two versions of it are mixed."""
+    renew: Callable[[], None]
+    """Called when the credentials have expired, so that the next request looks for new ones."""
+    target: BinaryIO
+    position: int = 0
+    end: int | None = None
+    total: int | None = None
+    """Size of the object, bytes; None before the first answer."""
+    etag: str | None = None
+    attempts: int = 0
 
     def run(self) -> None:
         """Raises Stalled after STALL_S without progress, boto3's own error when another attempt would not help."""
@@ -62,12 +54,12 @@ class Download:
             retry_with_backoff(
                 self._attempt,
                 deadline_s=STALL_S,
-                retry_on=(_Interrupted,),
-                first_pause_s=0.2,
-                longest_pause_s=4.0,
+                retry_on=(Interrupted,),
+                first_pause_s=0.1,
+                longest_pause_s=3.0,
                 progress=lambda: self.position // PROGRESS_BYTES,
             )
-        except _Interrupted as error:
+        except Interrupted as error:
             of = "" if self.total is None else f" of {self.total}"
             where = f"stopped at byte {self.position}{of} after {self.attempts} attempts"
             raise Stalled(f"{where}, the last answer was {error}", error.cause) from error
@@ -84,9 +76,9 @@ class Download:
             if not past_the_end(error):
                 if not self._is_temporary(error):
                     raise
-                raise _Interrupted(_answer(error), error) from error
+                raise Interrupted(_answer(error), error) from error
         except (HTTPClientError, HTTPError) as error:  # before the answer; in the middle of it
-            raise _Interrupted(type(error).__name__, error) from error
+            raise Interrupted(type(error).__name__, error) from error
 
     def _receive(self) -> None:
         last = "" if self.end is None else self.end - 1
@@ -96,15 +88,15 @@ class Download:
         answer = self.get_object(**options)
         self.etag, self.total = answer["ETag"], self.position + answer["ContentLength"]
         progressed_at, progressed_s = self.position, time.monotonic()
-        for chunk in _chunks(answer["Body"]):
+        for chunk in received_chunks(answer["Body"]):
             self.target.write(chunk)
             self.position += len(chunk)
             if self.position - progressed_at >= PROGRESS_BYTES:
                 progressed_at, progressed_s = self.position, time.monotonic()
             elif time.monotonic() - progressed_s > ATTEMPT_S:
-                raise _Interrupted("bytes that came too slowly")
+                raise Interrupted("bytes that came too slowly")
         if self.position < self.total:
-            raise _Interrupted("a body that ended early")
+            raise Interrupted("a body that ended early")
 
     def _is_temporary(self, error: Any) -> bool:
         code = error.response.get("Error", {}).get("Code", "")
@@ -120,9 +112,12 @@ def past_the_end(error: Any) -> bool:
     return error.response.get("Error", {}).get("Code") == "InvalidRange"
 
 
-def _chunks(body: Any) -> Iterator[bytes]:
-    """The body as it arrives. botocore's public `read(n)` waits for n bytes, however slowly they trickle; urllib3's
-    response below it has `read1`, but botocore no public name for that response."""
+def received_chunks(body: Any) -> Iterator[bytes]:
+    """The body as it arrives.
+
+    By a private name of botocore: its public `read(n)` blocks until n bytes have come, however slowly they trickle, and
+    only urllib3's response below it has `read1`.
+    """
     try:
         while chunk := body._raw_stream.read1(_CHUNK_BYTES):
             yield chunk

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from infra.storage.errors import StorageError
 
-_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken")
-_WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "UnrecognizedClientException")
-_WRONG_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
-_NO_SPACE = ("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "507")
-_BUSY = ("SlowDown", "ServiceUnavailable", "TooManyRequests", "Throttling", "RequestLimitExceeded", "503", "429")
+_SENTENCES: tuple[tuple[tuple[str | int, ...], str], ...] = (
+    (
+        ("NoSuchBucket",),
+        "there is no bucket {bucket!r} at {endpoint}: create it with `aws s3 mb s3://{bucket}`, or on the local server "
+        "with `python -m infra.local_s3 start --bucket {bucket}`",
+    ),
+    (
+        ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"),
+        "the AWS credentials have expired ({code}): log in again for {identity}",
+    ),
+    (("RequestTimeTooSkewed",), "this machine's clock differs from the S3 server's: set the clock ({code})"),
+    (
+        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "UnrecognizedClientException"),
+        "{endpoint} does not accept the keys for bucket {bucket!r} ({code}): look at {identity}",
+    ),
+    (
+        ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", 301),
+        "bucket {bucket!r} is in another region ({code}): set AWS_REGION and AWS_DEFAULT_REGION to it",
+    ),
+    (
+        ("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", 507),
+        "no space left on the S3 server {endpoint} ({code}): free some or use another",
+    ),
+    (
+        ("SlowDown", "ServiceUnavailable", "TooManyRequests", "Throttling", "RequestLimitExceeded", 503, 429),
+        "the S3 server {endpoint} is too busy ({code}): use fewer workers, or try again later",
+    ),
+    ((409,), "other writers were at work at the same moment ({code}): try again"),
+    (
+        (401, 403),
+        "access to bucket {bucket!r} at {endpoint} is denied ({code}): the keys of {identity} may be wrong, or lack "
+        "s3:ListBucket, s3:GetObject, s3:PutObject or s3:DeleteObject",
+    ),
+)
+"""Error codes and HTTP statuses of S3 -> the sentence after the URL; the first match counts."""
 
 
 class ConflictError(StorageError):
@@ -47,42 +78,16 @@ def user_error(error: Exception, url: str, bucket: str, endpoint: str) -> Except
     return StorageError(f"{url}: the S3 client {at}failed with {type(error).__name__}: look at the AWS_ variables")
 
 
-def _answer_error(error, url: str, bucket: str, endpoint: str) -> Exception:  # type: ignore[no-untyped-def]
+def _answer_error(error: Any, url: str, bucket: str, endpoint: str) -> Exception:
     code: str = error.response.get("Error", {}).get("Code", "")
     status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code == "NoSuchBucket":
-        return StorageError(
-            f"{url}: there is no bucket {bucket!r} at {endpoint}: create it with `aws s3 mb s3://{bucket}`, or on "
-            f"the local server with `python -m infra.local_s3 start --bucket {bucket}`"
-        )
     if code in ("NoSuchKey", "NotFound", "404"):
         return FileNotFoundError(f"{url} does not exist")
-    if code in _EXPIRED:
-        return StorageError(f"{url}: the AWS credentials have expired ({code}): log in again for {_identity()}")
-    if code == "RequestTimeTooSkewed":
-        return StorageError(f"{url}: this machine's clock differs from the S3 server's: set the clock ({code})")
-    if code in _WRONG_KEYS:
-        return StorageError(
-            f"{url}: {endpoint} does not accept the keys for bucket {bucket!r} ({code}): look at {_identity()}"
-        )
-    if code in _WRONG_REGION:
-        return StorageError(
-            f"{url}: bucket {bucket!r} is in another region ({code}): set AWS_REGION and AWS_DEFAULT_REGION to it"
-        )
-    if code in _NO_SPACE or status == 507:
-        return StorageError(f"{url}: no space left on the S3 server {endpoint} ({code}): free some or use another")
-    if code in _BUSY or status in (429, 503):
-        return StorageError(f"{url}: the S3 server {endpoint} is too busy ({code}): ask less of it, or later")
-    if status == 409:
-        return ConflictError(f"{url}: other writers were at work at the same moment ({code}): try again")
-    if status in (401, 403):
-        return StorageError(
-            f"{url}: access to bucket {bucket!r} at {endpoint} is denied ({code}): the keys of {_identity()} may be "
-            "wrong, or lack s3:ListBucket, s3:GetObject, s3:PutObject or s3:DeleteObject"
-        )
-    return StorageError(
-        f"{url}: the S3 server {endpoint} answered {error.operation_name} with {code} (HTTP {status}): see its log"
-    )
+    otherwise = "the S3 server {endpoint} answered {operation} with {code} (HTTP {status}): see its log"
+    sentence = next((text for known, text in _SENTENCES if code in known or status in known), otherwise)
+    values = {"bucket": bucket, "endpoint": endpoint, "code": code, "status": status, "identity": _identity()}
+    kind = ConflictError if status == 409 else StorageError
+    return kind(f"{url}: {sentence.format(operation=error.operation_name, **values)}")
 
 
 def _identity() -> str:

@@ -1,7 +1,4 @@
-"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
-
-No heavy import here: `--help` prints from these classes in a fraction of a second.
-"""
+"""Options of `python -m pipeline.doctor`."""
 
 from __future__ import annotations
 
@@ -11,16 +8,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """Look at this machine, or at every machine of the cluster that runs here; each problem with what to do.
+    """Check this machine, or every machine of the cluster that runs here; each problem with its remedy.
 
-    Exit code 0 when all is well, 2 otherwise.
+    Exit code 0 without problems, 2 otherwise.
     """
 
     cluster: Path | None = None
-    """Look at this yaml instead, without network: what is wrong with it, and what an hour costs."""
+    """Check this cluster yaml instead, without network: problems, and the price of an hour."""
     store: str | None = None
-    """The place to try. Default: IRAE_STORE."""
+    """URL of the store to check. Default: IRAE_STORE."""
     nodes: int | None = None
-    """Machines with processors that there must be. Default: as many as there are."""
+    """Expected number of machines with processors. Default: any."""
     local: bool = False
-    """Look at this machine alone, also when a cluster runs."""
+    """Check this machine alone, also when a cluster runs."""

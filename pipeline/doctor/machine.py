@@ -1,4 +1,4 @@
-"""What `python -m pipeline.doctor` looks at on one machine. Runs there, as a Ray task on a cluster."""
+"""The checks of one machine. On a cluster they run there, as a Ray task."""
 
 from __future__ import annotations
 
@@ -11,85 +11,80 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from infra.storage import open_storage
-from infra.storage.probe import probe
+from infra.storage import UserError, open_storage
+from infra.storage.probe import MIN_VALID_S, probe
 from infra.versions import differing, installed_versions
 from pipeline.config.environment import cache_folder
 
 Peers = dict[str, tuple[str, int]]
-"""Machine -> an address and port of it that answers while Ray runs there."""
+"""Machine -> host and port of its Ray, which answers while Ray runs there."""
 SPEED_BYTES = 16 << 20
-LEAST_CACHE_GB = 5.0
-MOST_SKEW_S = 30.0
-"""S3 refuses requests from a clock that is 15 minutes off; a clock that is kept is never this far."""
-LEAST_VALID_S = 3600.0
+MIN_CACHE_GB = 5.0
+MAX_CLOCK_SKEW_S = 30.0
+"""Largest difference between the clocks of machine and store. S3 refuses requests beyond 15 minutes."""
 
 
 @dataclass
-class Findings:
-    """What was found on a machine: a short text for each thing, and a sentence for each that is wrong."""
+class MachineReport:
+    """Results of the checks of a machine: a short value each, and a sentence for each problem."""
 
     machine: str
     values: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    wrong: set[str] = field(default_factory=set)
-    """The things that have a problem."""
+    failed: set[str] = field(default_factory=set)
+    """Checks with a problem."""
 
-    def fail(self, thing: str, sentence: str, value: str = "no") -> None:
-        """Note a problem."""
-        self.values.setdefault(thing, value)
-        self.wrong.add(thing)
+    def fail(self, check: str, sentence: str, value: str = "no") -> None:
+        """Add a problem."""
+        self.values.setdefault(check, value)
+        self.failed.add(check)
         self.problems.append(sentence)
 
 
-def examine(machine: str, store_url: str, shared_file: str, peers: Peers) -> Findings:
-    """Look at this machine; never raises. `shared_file` was just written to the store by the one who asks."""
-    findings = Findings(machine)
+def check_machine(machine: str, store_url: str, shared_file: str, peers: Peers) -> MachineReport:
+    """Run all checks on this machine; never raises. The caller has just written `shared_file` to the store."""
+    report = MachineReport(machine)
     checks: list[tuple[str, Callable[[], None]]] = [
-        ("versions", lambda: check_versions(findings)),
-        ("store", lambda: check_store(findings, store_url, shared_file)),
-        ("cache", lambda: check_cache(findings)),
-        ("GPU", lambda: check_gpus(findings)),
-        ("others", lambda: check_peers(findings, peers)),
+        ("versions", lambda: check_versions(report)),
+        ("store", lambda: check_store(report, store_url, shared_file)),
+        ("cache", lambda: check_cache(report)),
+        ("GPU", lambda: check_gpus(report)),
+        ("others", lambda: check_peers(report, peers)),
     ]
-    for thing, check in checks:
+    for name, check in checks:
         try:
             check()
-        except ValueError as error:
-            findings.fail(thing, str(error))
+        except UserError as error:
+            report.fail(name, str(error))
         except Exception as error:
-            findings.fail(thing, f"the look at {thing} failed with {type(error).__name__}: {error}")
-    return findings
+            report.fail(name, f"the check of {name} failed with {type(error).__name__}: {error}")
+    return report
 
 
-def check_versions(findings: Findings) -> None:
-    """Python, torch and Ray are shown; all that matter are compared with constraints.txt."""
-
+def check_versions(report: MachineReport) -> None:
+    """Python and the packages of constraints.txt."""
     installed = installed_versions()
-    findings.values["versions"] = " ".join(installed[name] for name in ("python", "torch", "ray"))
+    report.values["versions"] = " ".join(installed[name] for name in ("python", "torch", "ray"))
     for sentence in differing():
-        findings.fail("versions", sentence)
+        report.fail("versions", sentence)
 
 
-def check_store(findings: Findings, url: str, shared_file: str) -> None:
-    """Who we are, list, get, put and delete, the clock, and how fast."""
-
+def check_store(report: MachineReport, url: str, shared_file: str) -> None:
+    """Identity, clock, rights and speed."""
     found = probe(url)
-    findings.values["identity"] = f"{found.identity} {found.region}".strip()
-    if found.expires_in_s is not None and found.expires_in_s < LEAST_VALID_S:
-        findings.fail("identity", f"the keys are valid for {found.expires_in_s / 60:.0f} more minutes; log in again.")
+    report.values["identity"] = f"{found.identity} {found.region}".strip()
+    if found.expires_soon:
+        report.fail("identity", f"the keys expire within {MIN_VALID_S / 60:.0f} minutes; log in again.")
     if found.ahead_s is not None:
-        findings.values["clock"] = f"{found.ahead_s:+.0f} s"
-        if abs(found.ahead_s) > MOST_SKEW_S:
-            findings.fail(
-                "clock", f"the clock is {found.ahead_s:+.0f} s off the store's; turn on time synchronisation."
-            )
-    use_store(findings, url, shared_file)
+        report.values["clock"] = f"{found.ahead_s:+.0f} s"
+        if abs(found.ahead_s) > MAX_CLOCK_SKEW_S:
+            sentence = f"the clock is {found.ahead_s:+.0f} s off the store's; turn on time synchronisation."
+            report.fail("clock", sentence)
+    check_access(report, url, shared_file)
 
 
-def use_store(findings: Findings, url: str, shared_file: str) -> None:
-    """Write, read, list and delete, at the size of a small shard."""
-
+def check_access(report: MachineReport, url: str, shared_file: str) -> None:
+    """Put, get, list and delete of SPEED_BYTES, and the file that all machines must see."""
     store = open_storage(url).at("doctor")
     name = f"{uuid.uuid4().hex}/speed"
     data = uuid.uuid4().bytes * (SPEED_BYTES // 16)
@@ -100,32 +95,32 @@ def use_store(findings: Findings, url: str, shared_file: str) -> None:
         held = store.get(name)
         get_s = time.perf_counter() - started
         if held != data or [entry.name for entry in store.list(name)] != [name]:
-            findings.fail("store", f"{store.url}: what was read is not what was written; look at the store's disks.")
-        findings.values["store"] = f"put {SPEED_BYTES / 2**20 / put_s:.0f}, get {SPEED_BYTES / 2**20 / get_s:.0f} MiB/s"
+            report.fail("store", f"{store.url} returned other data than were written; check the store's disks.")
+        report.values["store"] = f"put {SPEED_BYTES / 2**20 / put_s:.0f}, get {SPEED_BYTES / 2**20 / get_s:.0f} MiB/s"
     finally:
         store.delete(name)
     if store.size(name) is not None:
-        findings.fail("store", f"{store.url}: a deleted file is still there; allow s3:DeleteObject.")
+        report.fail("store", f"{store.url}: a deleted file still exists; allow s3:DeleteObject.")
     if store.size(shared_file) is None:
-        findings.fail(
+        report.fail(
             "store",
-            f"{url} is another place here than on the machine that asks; use s3:// (with the same AWS_ENDPOINT_URL "
+            f"{url} is not the same store as on the machine of the command; use s3:// (with the same AWS_ENDPOINT_URL "
             "everywhere) or a folder that all machines share.",
         )
 
 
-def check_cache(findings: Findings) -> None:
-    """Room on the disk where shards are kept."""
+def check_cache(report: MachineReport) -> None:
+    """Free space on the disk of the shard cache."""
     folder = cache_folder()
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
     free_gb = shutil.disk_usage(nearest).free / 1e9
-    findings.values["cache"] = f"{free_gb:,.0f} GB free"
-    if free_gb < LEAST_CACHE_GB:
-        findings.fail("cache", f"only {free_gb:.1f} GB are free at {folder}; free some, or set IRAE_CACHE elsewhere.")
+    report.values["cache"] = f"{free_gb:,.0f} GB free"
+    if free_gb < MIN_CACHE_GB:
+        report.fail("cache", f"only {free_gb:.1f} GB are free at {folder}; free some, or change IRAE_CACHE.")
 
 
-def check_gpus(findings: Findings) -> None:
-    """What the driver shows must be what torch can use."""
+def check_gpus(report: MachineReport) -> None:
+    """The driver's GPUs against those of torch."""
     import torch
 
     shown: list[str] = []
@@ -133,35 +128,31 @@ def check_gpus(findings: Findings) -> None:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         result = subprocess.run(query, capture_output=True, text=True, timeout=30)
         if result.returncode:
-            findings.fail("GPU", "nvidia-smi does not answer; install the NVIDIA driver anew, or reboot.")
+            report.fail("GPU", "nvidia-smi fails; reinstall the NVIDIA driver, or reboot.")
             return
         shown = [line.strip() for line in result.stdout.splitlines() if line.strip()]
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    findings.values["GPU"] = f"{len(shown)} x {shown[0]}" if shown else "none"
+    report.values["GPU"] = f"{len(shown)} x {shown[0]}" if shown else "none"
     if len(shown) != usable:
-        findings.fail(
-            "GPU",
-            f"the driver shows {len(shown)} GPU(s), torch can use {usable}; install torch for its CUDA version.",
-        )
+        sentence = f"the driver shows {len(shown)} GPU(s), torch can use {usable}; install torch for its CUDA version."
+        report.fail("GPU", sentence)
 
 
-def check_peers(findings: Findings, peers: Peers) -> None:
-    """The time to open a connection to each other machine, ms."""
+def check_peers(report: MachineReport, peers: Peers) -> None:
+    """Connection time to each other machine, ms."""
     times_ms = []
-    for name, (address, port) in peers.items():
+    for name, (host, port) in peers.items():
         try:
-            times_ms.append(statistics.median(connect_ms(address, port) for _ in range(3)))
+            times_ms.append(statistics.median(connect_ms(host, port) for _ in range(3)))
         except OSError as error:
-            findings.fail(
-                "others",
-                f"cannot reach {name} at {address}:{port} ({error.strerror or error}); open all ports between them.",
-            )
+            reason = error.strerror or error
+            report.fail("others", f"cannot reach {name} at {host}:{port} ({reason}); open all ports between them.")
     if times_ms:
-        findings.values.setdefault("others", f"{max(times_ms):.1f} ms at most")
+        report.values.setdefault("others", f"{max(times_ms):.1f} ms at most")
 
 
-def connect_ms(address: str, port: int) -> float:
-    """Milliseconds that a TCP connection takes. OSError when there is none within 3 s."""
+def connect_ms(host: str, port: int) -> float:
+    """Time to open a TCP connection, ms. Raises OSError when there is none within 3 s."""
     started = time.perf_counter()
-    with socket.create_connection((address, port), timeout=3):
+    with socket.create_connection((host, port), timeout=3):
         return (time.perf_counter() - started) * 1e3

@@ -1,7 +1,4 @@
-"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
-
-No heavy import here: `--help` prints from these classes in a fraction of a second.
-"""
+"""Options of `python -m pipeline.guard`."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ import tyro
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """Watch this machine of a cluster on AWS: spot notices, a head that is gone, a cluster that nobody uses."""
+    """Watch this machine of a cluster: spot preemption, a head that is gone, an idle cluster."""
 
     action: tyro.conf.Positional[Literal["start", "run"]]
-    """start: in the background, in the place of an older one; run: here."""
+    """start: in the background, replacing an older guard; run: in the foreground."""
     orphan: Literal["shutdown", "ray-stop"] = "shutdown"
-    """What a worker does when its head is gone: end the machine, or only Ray on it (for machines of your own)."""
+    """Action of a worker whose head is gone: shut the machine down, or only stop Ray (on your own machines)."""
     orphan_minutes: float = 10.0
-    """How long the head must have been gone."""
+    """Minutes without an answer of the head before that action."""
     idle_minutes: float | None = None
-    """On the head: end the whole cluster after this time without a running command. Default: never."""
+    """On the head: minutes without a job or a login before the whole cluster is terminated. Default: never."""

@@ -68,8 +68,8 @@ def is_shard(method: str, path: str) -> bool:
 
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_download, "STALL_S", 3.0)
-    monkeypatch.setattr(s3_download, "ATTEMPT_S", 0.5)
+    monkeypatch.setattr(s3_download, "STALL_S", 5.0)
+    monkeypatch.setattr(s3_download, "ATTEMPT_S", 1.0)
     monkeypatch.setitem(s3_storage._DOWNLOAD, "read_timeout", 1)
 
 

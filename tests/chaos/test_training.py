@@ -127,12 +127,15 @@ def test_four_nodes_of_which_one_is_lost(data: str, tmp_path: Path, monkeypatch:
 
 def a_fifth_node_is_missed(training: TrainingCommand, nodes: list[list[int]]) -> None:
     (gcs,) = set(re.findall(r"--gcs-address=(\S+?)\0", command_line(nodes[0][0])))
-    code = "from infra.cluster import ray_session\nwith ray_session(5, wait_s=1.5): pass"
+    code = (
+        "from infra.cluster import ray_session; from infra.logs import log_to_stdout\n"
+        "log_to_stdout()\nwith ray_session(5, wait_s=1.5): pass"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "RAY_ADDRESS": gcs}, capture_output=True, text=True
     )
     assert "waiting for nodes: 4 of 5 are there, 0:0" in result.stdout
-    assert "ValueError: --nodes 5 was asked for, and 1 did not come within 0.025 min; there: " in result.stderr
+    assert "UserError: --nodes 5 was requested, but 1 did not start within 0.025 min; there: " in result.stderr
 
 
 def test_one_command_at_a_time(data: str, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`python -m tests.cluster`: the tests of whole clusters, shut off from the rest of the machine.
 
-Everything runs in a network and a PID namespace: no packet leaves, and when the tests end the kernel ends whatever they
-left. Where that cannot be, it says why and exits with 0.
+Everything runs in a network and a PID namespace: no packet leaves, and the kernel kills all processes
+afterwards. Where that is impossible, it prints the reason and exits with 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An AWS account whose machines are hosts of this test: moto answers, and each of its instances is a host that boots.
 
-Also the metadata service (IMDS) that tells a spot machine of its end.
+Also the instance metadata service (IMDS) with spot notices.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FakeCloud:
                 if state in UP and name not in self.names and name not in self.launched:
                     self._boot(instance)
                 elif state in DOWN and name in self.names:
-                    print(f"{time.strftime('%T')} {name} ends", flush=True)
+                    print(f"{time.strftime('%T')} {name} is off", flush=True)
                     self.hosts.remove(self.names.pop(name))
 
     def _boot(self, instance: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ def moto_on_bridge() -> Iterator[str]:
 
 @contextmanager
 def metadata_service() -> Iterator[set[str]]:
-    """IMDS for all hosts; gives the set of addresses that are told of their end."""
+    """IMDS for all hosts; yields the set of addresses with a spot notice."""
     ending: set[str] = set()
 
     class Handler(BaseHTTPRequestHandler):
@@ -103,9 +103,9 @@ def metadata_service() -> Iterator[set[str]]:
             self.answer(200, b"token")
 
         def do_GET(self) -> None:
-            told = self.path.endswith("/spot/instance-action") and self.client_address[0] in ending
+            noticed = self.path.endswith("/spot/instance-action") and self.client_address[0] in ending
             trusted = self.headers.get("X-aws-ec2-metadata-token") == "token"
-            self.answer(200 if told and trusted else 404, b'{"action": "terminate"}')
+            self.answer(200 if noticed and trusted else 404, b'{"action": "terminate"}')
 
         def answer(self, status: int, body: bytes) -> None:
             self.send_response(status)

@@ -1,4 +1,4 @@
-"""Passes TCP connections on: `python -m tests.cluster.forward ADDRESS PORT TO_ADDRESS TO_PORT`.
+"""Forwards TCP connections: `python -m tests.cluster.forward ADDRESS PORT TO_ADDRESS TO_PORT`.
 
 The local S3 server listens on loopback alone; this lets the hosts of a test reach it.
 """
@@ -20,7 +20,7 @@ async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> No
 
 
 async def serve(address: str, port: int, to_address: str, to_port: int) -> None:
-    async def ray_session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there_reader, there_writer = await asyncio.open_connection(to_address, to_port)
         except OSError:
@@ -28,7 +28,7 @@ async def serve(address: str, port: int, to_address: str, to_port: int) -> None:
             return
         await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
 
-    server = await asyncio.start_server(ray_session, address, port)
+    server = await asyncio.start_server(forward, address, port)
     async with server:
         await server.serve_forever()
 

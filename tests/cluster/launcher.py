@@ -72,7 +72,9 @@ class Launcher:
 
 def documented_submit() -> str:
     """The one line of docs/how-to/cluster.md that submits a training."""
-    (line,) = re.findall(r"`(RAY_AUTH_MODE=token ray job submit [^`]*)`", (PROJECT / "docs/how-to/cluster.md").read_text())
+    (line,) = re.findall(
+        r"`(RAY_AUTH_MODE=token ray job submit [^`]*)`", (PROJECT / "docs/how-to/cluster.md").read_text()
+    )
     assert line.endswith(" --no-wait -- python -m pipeline.train --nodes 4")
     return line
 

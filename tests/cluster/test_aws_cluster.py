@@ -103,7 +103,7 @@ def test_the_aws_file_from_setup_to_teardown(folder: Path, monkeypatch: pytest.M
 
 
 def profile(account: dict[str, str]) -> str:
-    """What a real instance has by its image and role: sudo, a clock to end at, no NVMe, and rights."""
+    """What a real instance has by its image and role: sudo, a shutdown time, no NVMe, and rights."""
     lines = [f"export {name}={value}" for name, value in account.items() if name != "AWS_EC2_METADATA_DISABLED"]
     lines.append(f"export AWS_ENDPOINT_URL_S3={ENDPOINT}")
     # As functions, because they need not be files anywhere: the set-up calls them by name.
@@ -112,7 +112,7 @@ def profile(account: dict[str, str]) -> str:
 
 
 def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[str]) -> None:
-    """A submitted `--nodes 4` brings four spot workers; one is taken back by AWS in the middle and another comes."""
+    """A submitted `--nodes 4` brings four spot workers; AWS preempts one in the middle and another joins."""
     step("train")
     options = (
         "--name faces --preset laptop --K 2 --L 2 --width 16 --global-batch-size 24 --sigma-255 25 "
@@ -123,19 +123,19 @@ def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[st
     first = set(cloud.workers())
     assert all(cloud.launched[name]["InstanceLifecycle"] == "spot" for name in first)
     wait_until(lambda: checkpoints(cloud), 600)
-    taken_back = sorted(first)[0]
-    host = cloud.names[taken_back]
-    step(f"spot notice for {taken_back}")
-    ending.add(cloud.launched[taken_back]["PrivateIpAddress"])
-    wait_until(lambda: cloud.hosts.run(host, "ls /tmp/irae-machine-ends-0").returncode == 0, 120)
+    preempted = sorted(first)[0]
+    host = cloud.names[preempted]
+    step(f"spot notice for {preempted}")
+    ending.add(cloud.launched[preempted]["PrivateIpAddress"])
+    wait_until(lambda: cloud.hosts.run(host, "ls /tmp/irae-preemption-0").returncode == 0, 120)
     wait_until(lambda: draining(cloud) == 1, 120)
-    ec2.terminate_instances(InstanceIds=[taken_back])
+    ec2.terminate_instances(InstanceIds=[preempted])
     wait_until(lambda: not re.search("PENDING|RUNNING", ask_job(launcher, "status", job)), 1500)
     said = ask_job(launcher, "logs", job)
     step(said[-2500:])
     assert re.search(rf"trained {IMAGES:,} images", said)
     assert "was lost; going on from the last checkpoint" in said
-    assert set(cloud.launched) - first - {i for i in cloud.names if i not in cloud.workers()}, "none came in its place"
+    assert set(cloud.launched) - first - {i for i in cloud.names if i not in cloud.workers()}, "no replacement came"
 
 
 def ask_job(launcher: Launcher, what: str, job: str) -> str:
@@ -149,8 +149,8 @@ def draining(cloud: FakeCloud) -> int:
 
 
 def checkpoints(cloud: FakeCloud) -> bool:
-    place = f"s3://{BUCKET}/irae/runs/faces/checkpoints"
-    listing = f"python -c \"from infra.storage import open_storage as o; print(o('{place}').list())\""
+    url = f"s3://{BUCKET}/irae/runs/faces/checkpoints"
+    listing = f"python -c \"from infra.storage import open_storage as o; print(o('{url}').list())\""
     return "Entry" in cloud.hosts.run(cloud.head(), listing).stdout
 
 

@@ -91,7 +91,7 @@ def test_a_cluster_of_four_hosts(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def nothing_is_left(hosts: Hosts) -> None:
-    """`ray down` stops the head; the guards end Ray on the others when the head is gone for a minute."""
+    """`ray down` stops the head; the guards stop Ray on the others when the head has been gone for a minute."""
     deadline_s = time.monotonic() + 400
     while any(left := {name: hosts.running(name) for name in HOSTS}.values()):
         assert time.monotonic() < deadline_s, left
@@ -131,7 +131,7 @@ def wait_for_nodes(hosts: Hosts, count: int) -> None:
 
 
 def train_while_a_machine_is_lost(hosts: Hosts) -> None:
-    """A worker is powered off after the first checkpoint, in the middle of an epoch; the same command ends well."""
+    """A worker is powered off in the middle of an epoch; the training resumes from the checkpoint and completes."""
     command = (
         f"python -m pipeline.train --name faces --nodes 4 --preset laptop --K 2 --L 2 --width 16 "
         f"--global-batch-size {BATCH} --max-images {IMAGES} --max-minutes 60 --checkpoint-minutes 0.05 --sigma-255 25"

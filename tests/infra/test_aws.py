@@ -267,7 +267,7 @@ def test_no_statement_is_wider_than_it_must_be() -> None:
             assert all(action.startswith("ec2:Describe") for action in actions)
         if {"ec2:TerminateInstances", "ec2:CreateTags"} & set(actions) or "instance/*" in str(statement["Resource"]):
             assert "Condition" in statement
-    (passing,) = [s for s in head_policy(file, ACCOUNT)["Statement"] if s["Action"] == "iam:PassRole"]
+    (passing,) = [s for s in head_policy(file, ACCOUNT)["Statement"] if s["Action"] == ["iam:PassRole"]]
     assert passing["Resource"] == f"arn:aws:iam::{ACCOUNT}:role/irae-cluster-worker"
 
 

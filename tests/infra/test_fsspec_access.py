@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.local_s3.server import LocalS3
-from infra.storage import StorageError, filesystem, open_storage
+from infra.storage import StorageError, UserError, filesystem, open_storage
 from infra.storage.parquet import read_parquet
 from tests.support.tcp_proxy import TcpProxy
 
@@ -84,6 +84,28 @@ def test_stock_webdataset_reads_shards_of_s3(s3_url: str, monkeypatch: pytest.Mo
     assert [sample["txt"] for sample in samples] == [b"%d" % i for i in range(5)]
 
 
+RAY = """
+import os, sys
+import pyarrow.fs
+from infra.storage import filesystem
+files, path = filesystem(sys.argv[1])
+import ray.train
+checkpoint = ray.train.Checkpoint(path, filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(files)))
+with checkpoint.as_directory() as folder:
+    print(sorted(os.listdir(folder)), open(f"{folder}/state.json").read())
+"""
+
+
+def test_ray_reads_a_checkpoint_through_it(store_url: str) -> None:
+    """In a process of its own, since Ray reads its settings at import."""
+    pytest.importorskip("ray")
+    store = open_storage(store_url)
+    store.put("model.safetensors", b"weights")
+    store.put("state.json", b"{}")
+    result = subprocess.run([sys.executable, "-c", RAY, store_url], capture_output=True, text=True)
+    assert result.stdout.strip() == "['model.safetensors', 'state.json'] {}", result.stderr
+
+
 # ---- Parquet
 
 
@@ -106,7 +128,7 @@ def test_absent_and_damaged_files(store_url: str) -> None:
     for columns in (None, ["a"]):
         with pytest.raises(FileNotFoundError, match="absent"):
             read_parquet(store, "absent", columns)
-        with pytest.raises(StorageError, match="damaged"):
+        with pytest.raises(UserError, match="damaged"):
             read_parquet(store, "damaged", columns)
 
 
@@ -139,5 +161,5 @@ def test_a_command_that_exits_at_once_does_not_abort(s3_url: str) -> None:
         "sys.exit(7)\n"
     )
     for _ in range(5):
-        ended = subprocess.run([sys.executable, "-c", program, s3_url], capture_output=True, text=True)
-        assert (ended.returncode, ended.stderr) == (7, "")
+        result = subprocess.run([sys.executable, "-c", program, s3_url], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (7, "")

@@ -46,9 +46,9 @@ def _sockets_left(server: LocalS3) -> list[str]:
 
 def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command line with a folder named by the environment, as a user of a shell has it."""
-    ended = subprocess.run([sys.executable, "-m", "infra.local_s3", *arguments], capture_output=True, text=True)
-    assert "Traceback" not in ended.stderr
-    return ended
+    result = subprocess.run([sys.executable, "-m", "infra.local_s3", *arguments], capture_output=True, text=True)
+    assert "Traceback" not in result.stderr
+    return result
 
 
 def test_the_commands_one_after_the_other(server: LocalS3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_the_commands_one_after_the_other(server: LocalS3, monkeypatch: pytest.M
     assert stopped.returncode == 0 and f"process {pid}" in stopped.stdout and not server.running
     assert not _sockets_left(server)
     assert "no local S3 server runs" in _run("stop").stdout and _run("status").returncode == 3
-    assert not any(secret in ended.stdout + ended.stderr for ended in (started, again, status, stopped))
+    assert not any(secret in result.stdout + result.stderr for result in (started, again, status, stopped))
 
 
 def test_only_the_owner_may_read_the_keys(s3_server: LocalS3) -> None:
@@ -204,15 +204,15 @@ def test_a_server_that_cannot_start_shows_its_log(server: LocalS3) -> None:
     known = state.read_text()
     try:
         state.unlink()  # the data are still in use by the running one
-        ended = _run("start", "--dir", server.folder)
-        assert ended.returncode == 2 and "did not start" in ended.stderr and "weed.log ends:" in ended.stderr
-        assert len(ended.stderr.splitlines()) > 2
+        result = _run("start", "--dir", server.folder)
+        assert result.returncode == 2 and "did not start" in result.stderr and "weed.log ends:" in result.stderr
+        assert len(result.stderr.splitlines()) > 2
     finally:
         state.write_text(known)
     assert server.pid == pid
 
 
-def test_what_a_user_can_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_errors_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(StorageError, match="is not empty"):
         LocalS3(tmp_path).start()
@@ -227,8 +227,8 @@ def test_what_a_user_can_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_bucket_with_a_bad_name(s3_server: LocalS3) -> None:
-    ended = _run("start", "--dir", s3_server.folder, "--bucket", "Not_Good")
-    assert ended.returncode == 2 and "'Not_Good'" in ended.stderr and len(ended.stderr.splitlines()) == 1
+    result = _run("start", "--dir", s3_server.folder, "--bucket", "Not_Good")
+    assert result.returncode == 2 and "'Not_Good'" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.integration
@@ -237,5 +237,5 @@ def test_help_needs_no_boto3() -> None:
         "import runpy, sys; sys.modules['boto3'] = sys.modules['botocore'] = None\n"
         "sys.argv = ['local_s3', '--help']; runpy.run_module('infra.local_s3', run_name='__main__')"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.returncode == 0 and "start" in ended.stdout
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0 and "start" in result.stdout

@@ -26,7 +26,7 @@ from infra.local_s3.server import LocalS3
 from infra.storage import Entry, Storage, StorageError, check_name, join_url, open_storage
 from tests.support.tcp_proxy import TcpProxy
 
-SHARED_PLACE = settings(
+SHARED_STORE = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
@@ -56,9 +56,9 @@ def _fresh(url: str) -> Storage:
 # ---- the contract
 
 
-@SHARED_PLACE
+@SHARED_STORE
 @given(name=names, data=st.binary(max_size=3000), start=st.integers(0, 3500), size=st.integers(0, 3500) | st.none())
-def test_what_was_put_comes_back_whole_and_in_ranges(
+def test_put_and_get_agree_in_whole_and_in_ranges(
     store_url: str, name: str, data: bytes, start: int, size: int | None
 ) -> None:
     store = _fresh(store_url)
@@ -70,7 +70,7 @@ def test_what_was_put_comes_back_whole_and_in_ranges(
     assert store.list() == [Entry(name, len(data))]
 
 
-@SHARED_PLACE
+@SHARED_STORE
 @given(found=st.lists(names, max_size=5).map(_one_file_each), prefix=st.sampled_from(["a", "ab", "a/", "a/b", "b/"]))
 def test_listing_and_deleting_agree_with_a_dictionary(store_url: str, found: list[str], prefix: str) -> None:
     store = _fresh(store_url)
@@ -88,7 +88,7 @@ def test_listing_and_deleting_agree_with_a_dictionary(store_url: str, found: lis
     assert store.list() == []
 
 
-def test_what_is_absent(store_url: str, tmp_path: Path) -> None:
+def test_absent_files(store_url: str, tmp_path: Path) -> None:
     store = open_storage(store_url)
     store.put("folder/file", b"x")
     for name in ("absent", "folder", "folder/file/below", "no/folder"):
@@ -126,17 +126,17 @@ def test_a_reader_sees_the_old_or_the_new(store_url: str) -> None:
     store = open_storage(store_url)
     versions = [b"a" * 2_000_000, b"b" * 2_500_000]
     store.put("file", versions[0])
-    ended = threading.Event()
+    stopped = threading.Event()
 
     def write() -> None:
-        while not ended.is_set():
+        while not stopped.is_set():
             for version in versions:
                 store.put("file", version)
 
     with ThreadPoolExecutor(1) as threads:
         writing = threads.submit(write)
         seen = [store.get("file") in versions and [entry.name for entry in store.list()] == ["file"] for _ in range(30)]
-        ended.set()
+        stopped.set()
         writing.result()
     assert all(seen)
 
@@ -187,7 +187,7 @@ def test_the_sha256_is_that_of_the_content_and_never_another_s(store_url: str) -
         assert store.sha256("folder/file") in (None, found)
 
 
-def test_a_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+def test_a_sweep_removes_unfinished_files_and_nothing_else(tmp_path: Path) -> None:
     store = open_storage(tmp_path)
     store.put("file", b"x")
     store.put("below/file", b"x")
@@ -199,7 +199,7 @@ def test_a_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Pa
 
 
 @pytest.mark.integration
-def test_a_place_travels_to_other_processes(store_url: str) -> None:
+def test_storage_travels_to_other_processes(store_url: str) -> None:
     store = open_storage(store_url).at("runs/first", "logs")
     store.put("file", b"content")
     pickled = pickle.dumps(store)
@@ -220,14 +220,14 @@ def test_a_fork_in_the_middle_of_another_threads_work_does_not_hang(s3_url: str)
 
     store = open_storage(s3_url)
     child = get_context("fork").Process(target=store.put, args=("file", b"from the child"))
-    with s3_storage._making:  # as a thread holds it while it makes a client
+    with s3_storage._making:  # as a thread does that creates a client
         child.start()
     child.join(timeout=60)
     child.kill()
     assert store.get("file") == b"from the child"
 
 
-def test_marks_of_folders_are_no_files(s3_url: str) -> None:
+def test_folder_markers_are_no_files(s3_url: str) -> None:
     from infra.storage import s3 as s3_storage
 
     bucket, prefix = s3_url.removeprefix("s3://").split("/")
@@ -239,7 +239,7 @@ def test_marks_of_folders_are_no_files(s3_url: str) -> None:
     assert store.folders() == ["folder"] and store.folders("folder") == []
 
 
-def test_places_below_and_local_paths(store_url: str, tmp_path: Path) -> None:
+def test_folders_below_and_local_paths(store_url: str, tmp_path: Path) -> None:
     store = open_storage(store_url + "/")
     below = store.at("a", "b/")
     assert (store.url, below.url) == (store_url, f"{store_url}/a/b") == (store_url, join_url(store_url, "a/b"))
@@ -260,7 +260,7 @@ def test_places_below_and_local_paths(store_url: str, tmp_path: Path) -> None:
             store.folders(prefix)
 
 
-def test_a_folder_ends_with_its_last_file(tmp_path: Path) -> None:
+def test_no_folder_stays_empty(tmp_path: Path) -> None:
     store = open_storage(f"file://{tmp_path}")
     store.put("a/b/c", b"")
     store.put("a/d", b"")
@@ -270,7 +270,7 @@ def test_a_folder_ends_with_its_last_file(tmp_path: Path) -> None:
     assert tmp_path.exists() and not list(tmp_path.iterdir())
 
 
-def test_an_upload_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     from infra.storage.local import new_file
 
     (tmp_path / "file").write_bytes(b"old")
@@ -336,3 +336,27 @@ def test_a_corrupted_upload_is_refused(proxy: TcpProxy, s3_url: str, size_bytes:
     with pytest.raises(StorageError, match=re.escape(s3_url)):
         open_storage(s3_url).put("file", bytes(size_bytes))
     assert open_storage(s3_url).list() == []
+
+
+def test_a_body_is_read_as_it_arrives(proxy: TcpProxy, s3_url: str) -> None:
+    """By a private name of botocore: this fails when it changes."""
+    from infra.storage.s3 import s3_client
+    from infra.storage.s3_download import received_chunks
+
+    data = os.urandom(1_000_000)
+    open_storage(s3_url).put("file", data)
+    passed, resume = [], threading.Event()
+
+    def hold_after_the_first_part(chunk: bytes) -> bytes:
+        passed.append(len(chunk))
+        if sum(passed) > 100_000:
+            resume.wait(60)
+        return chunk
+
+    proxy.answer_fault = hold_after_the_first_part
+    bucket, key = f"{s3_url}/file".removeprefix("s3://").split("/", 1)
+    chunks = received_chunks(s3_client(download=True).get_object(Bucket=bucket, Key=key)["Body"])
+    first = next(chunks)
+    assert 0 < len(first) < 100_000 and not resume.is_set()
+    resume.set()
+    assert first + b"".join(chunks) == data

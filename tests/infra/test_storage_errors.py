@@ -1,4 +1,4 @@
-"""For each thing about a place that a user can mend, one sentence, without secrets."""
+"""Errors of storage as sentences for users, without secrets."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_refusals_that_the_local_server_does_not_know(
 @pytest.mark.parametrize(
     "url", ["", "gs://bucket/x", "s3:/bucket/x", "s3://", "s3://B/x", "s3://bucket//x", "s3://bucket/../x"]
 )
-def test_urls_that_name_no_place(url: str) -> None:
+def test_urls_of_no_store(url: str) -> None:
     with pytest.raises(StorageError, match=re.escape(repr(url)) + r"|'\.\./x'|'/x'"):
         open_storage(url)
 
@@ -209,9 +209,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     disk = 'mount -t tmpfs -o size=64k none . && cd . && PYTHONPATH=$2 exec $0 -c "$1"'
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", disk, sys.executable, program, os.getcwd()]
     try:
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("needs the program unshare")
-    if "mount" in ended.stderr or "unshare" in ended.stderr:
+    if "mount" in result.stderr or "unshare" in result.stderr:
         pytest.skip("needs the right to mount a small disk")
-    assert "no space left for " in ended.stdout and "[]" in ended.stdout, ended.stderr
+    assert "no space left for " in result.stdout and "[]" in result.stdout, result.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import resource
 import time
 from pathlib import Path
@@ -12,11 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.local_s3.server import LocalS3
-from infra.storage import StorageError, open_storage
-from infra.storage import s3 as s3_storage
-from infra.storage.local import FileStorage
-from infra.storage.retry import retry_with_backoff
+from infra.storage import StorageError
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import Trainer
 from pipeline.train.watchdog import (
@@ -108,55 +103,6 @@ def test_heartbeats_continue_while_the_block_runs_and_hold_its_location() -> Non
     count = len(sent)
     time.sleep(2.5)
     assert len(sent) == count
-
-
-@pytest.mark.integration
-def test_a_store_that_is_away_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("boto3")
-    monkeypatch.setattr(s3_storage, "_ATTEMPTS", 1)  # its own patience is shorter, and not what is tested here
-    server = LocalS3(tmp_path / "s3")
-    server.start()
-    for name, value in server.env().items():
-        monkeypatch.setenv(name, value)
-    store = open_storage("s3://irae/place")
-    server.kill()
-
-    class RestartServer(logging.Handler):
-        """Starts the server at the first line that reports its loss."""
-
-        def emit(self, record: logging.LogRecord) -> None:
-            server.start()
-
-    restart = RestartServer()
-    logging.getLogger("infra").addHandler(restart)
-
-    try:
-        retry_with_backoff(lambda: store.put("a", b"1"), store)
-        assert store.get("a") == b"1"
-    finally:
-        logging.getLogger("infra").removeHandler(restart)
-        server.kill()
-    notes = capsys.readouterr().err.splitlines()
-    assert len(notes) == 2
-    assert "trying again for 5 min" in notes[0]
-    assert "is there again" in notes[1]
-    with pytest.raises(StorageError, match="cannot be reached"):
-        retry_with_backoff(lambda: store.put("a", b"1"), store, deadline_s=0.1)
-
-
-def test_other_errors_and_local_stores_are_not_waited_for(tmp_path: Path) -> None:
-    store, calls = FileStorage(tmp_path), []
-
-    def fail(kind: type[Exception]) -> None:
-        calls.append(kind)
-        raise kind("no")
-
-    for kind in (StorageError, ValueError, RuntimeError):
-        with pytest.raises(kind):
-            retry_with_backoff(lambda kind=kind: fail(kind), store)
-    assert len(calls) == 3
 
 
 def test_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(tmp_path: Path) -> None:
