@@ -67,15 +67,7 @@ class ShardConfig:
         problems: list[str] = []
         check_minimum(problems, 8, size=self.size)
         check_minimum(problems, 1, images_per_shard=self.images_per_shard, workers=self.workers, crop=self.crop)
-        check_minimum(
-            problems,
-            0,
-            max_bad=self.max_bad,
-            seed=self.seed,
-            train_images=self.train_images,
-            val_images=self.val_images,
-            test_images=self.test_images,
-        )
+        check_minimum(problems, 0, max_bad=self.max_bad, seed=self.seed)
         if self.download and self.dry_run:
             problems.append("--dry-run writes nothing, so it excludes --download: give existing images with --root.")
         if self.source != "synthetic" and self.root is None and not self.download:

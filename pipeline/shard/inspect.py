@@ -53,13 +53,10 @@ def summary(dataset: Dataset) -> Table:
     stored_bytes = sum(shard["bytes"] for shard in dataset.shards)
     add("shards", f"{len(dataset.shards)}, {stored_bytes / 1e6:,.1f} MB, up to {info['images_per_shard']} images each")
     add("seed", info["shuffle_seed"])
-    add("encoders", *(f"{name}: {_line(value)}" for name, value in info["encoders"].items()))
+    encoders = info["encoders"].items()
+    add("encoders", *(f"{name}: " + ", ".join(f"{k} {v}" for k, v in values.items()) for name, values in encoders))
     add("manifest", f"SHA-256 {dataset.sha256}")
     return table
-
-
-def _line(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def image_means(dataset: Dataset) -> tuple[np.ndarray, int]:

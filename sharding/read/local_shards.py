@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from infra.storage import UserError
+from infra.storage import UserError, open_storage
 from sharding.dataset import Dataset, Split
 from sharding.read.cache import Cache, map_file
 
@@ -39,11 +38,11 @@ class LocalShards:
         info = self.dataset.shards[shard]
         if self._cache:
             return self._cache.map(self._cache_name(shard), info["bytes"], partial(self._fetch, shard))
-        path = self.dataset.store.local_path(info["name"])
-        assert path is not None
-        sha256 = file_sha256(path)
-        if sha256 != info["sha256"]:
+        store, name = self.dataset.store, info["name"]
+        if (sha256 := store.sha256(name)) != info["sha256"]:
             raise self._unusable(shard, sha256)
+        path = store.local_path(name)
+        assert path is not None
         return map_file(path)
 
     def _cache_name(self, shard: int) -> str:
@@ -58,7 +57,7 @@ class LocalShards:
                 self.dataset.store.get_file(info["name"], path)
             except FileNotFoundError:
                 break
-            sha256 = file_sha256(path)
+            sha256 = open_storage(path.parent).sha256(path.name)
             if sha256 == info["sha256"]:
                 return
         raise self._unusable(shard, sha256)
@@ -72,15 +71,3 @@ class LocalShards:
             f"{', '.join(keys[:3])}{', ...' * (len(keys) > 3)}; run the command that made the data set "
             "again, with --checksum: it makes damaged shards again."
         )
-
-
-def file_sha256(path: Path) -> str | None:
-    """SHA-256 of a file's content; None when it is absent."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except FileNotFoundError:
-        return None
-    return digest.hexdigest()

@@ -241,7 +241,7 @@ def test_unreachable_s3_is_one_sentence_and_the_same_command_resumes(
         main(config(s3_url))
         open_storage(s3_url).delete("dataset.json")
         proxy.share = 1.0
-        with pytest.raises(UserError, match="is too busy .SlowDown.: ask less of it, or later"):
+        with pytest.raises(UserError, match="is too busy .SlowDown.: use fewer workers"):
             main(config(s3_url))
         proxy.share = 0.0
         main(config(s3_url))
