@@ -33,7 +33,7 @@ from sharding.dataset import publish
 from sharding.sources.synthetic import Synthetic
 from sharding.tar import npy_bytes
 from sharding.write.degrade import KINDS, Degradation, Field, keyed_bits
-from sharding.write.pack import SampleSpec, pack_shard
+from sharding.write.pack import SampleSpec, build_shard, put_shard
 from sharding.write.plan import default_images_per_shard, make_plan
 
 PAIRS, SIZE, BATCH, ROUNDS = 5000, 64, 100, 3
@@ -77,7 +77,7 @@ def make_data(url: str) -> Dataset:
     source, store = Synthetic(count_train=PAIRS, count_val=120, count_test=0, size=SIZE), open_storage(url)
     spec = SampleSpec((Degradation("noisy", "npy", "noisy", ()),))
     plan = make_plan(source.images(), {}, 0, default_images_per_shard(SIZE, {"clean": "npy", "noisy": "png"}))
-    records = [pack_shard(source, shard, spec, store) for shard in plan.shards]
+    records = [put_shard(*build_shard(source, shard, spec), store) for shard in plan.shards]
     publish(store, records, {"name": "synthetic", "bits": 8, "image_size": SIZE}, spec.fields)
     return Dataset.open(store)
 

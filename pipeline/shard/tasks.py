@@ -18,7 +18,7 @@ from infra.storage.lease import Lease
 from pipeline.shard.config import ShardConfig
 from sharding.sources import Source
 from sharding.tar import Tar
-from sharding.write.pack import SampleSpec, ShardRecord, build_shard, pack_shard, put_shard
+from sharding.write.pack import SampleSpec, ShardRecord, build_shard, put_shard
 from sharding.write.plan import ShardPlan
 
 RAY_FROM_SHARDS = 16
@@ -44,6 +44,11 @@ class Job:
     lease: Lease
     sha256: dict[str, str]
     """Shard name -> the hash that it must have, when the data set is published already."""
+
+    def put(self, content: memoryview, record: ShardRecord) -> MadeShard:
+        """Write a shard and its record."""
+        put_shard(content, record, self.store, self.sha256.get(record.name), self.lease.check)
+        return MadeShard(len(record.rows) + len(record.bad), record.bad)
 
 
 def choose_workers(config: ShardConfig, shards: int) -> int | None:
@@ -73,11 +78,10 @@ def _in_this_process(job: Job, shards: Sequence[ShardPlan]) -> Iterator[MadeShar
         for shard, tar in zip(shards, itertools.cycle((Tar(), Tar()))):
             content, record = build_shard(job.source, shard, job.spec, tar)
             if uploading:
-                yield _summary(uploading.result())
-            expected = job.sha256.get(shard.name)
-            uploading = uploads.submit(put_shard, content, record, job.store, expected, job.lease.check)
+                yield uploading.result()
+            uploading = uploads.submit(job.put, content, record)
         if uploading:
-            yield _summary(uploading.result())
+            yield uploading.result()
 
 
 def spread(job: Job, shards: Sequence[ShardPlan], workers: int) -> Iterator[MadeShard]:
@@ -103,8 +107,7 @@ def spread(job: Job, shards: Sequence[ShardPlan], workers: int) -> Iterator[Made
 def make_shard(job: Job, shard: ShardPlan) -> MadeShard | UserError:
     """The task. A user's error is a result, since Ray would wrap an exception in its own."""
     try:
-        expected = job.sha256.get(shard.name)
-        return _summary(pack_shard(job.source, shard, job.spec, job.store, expected, job.lease.check))
+        return job.put(*build_shard(job.source, shard, job.spec))
     except UserError as error:
         return error
 
@@ -125,10 +128,6 @@ def _result(reference: Any) -> MadeShard:
     if isinstance(made, UserError):
         raise made
     return made
-
-
-def _summary(record: ShardRecord) -> MadeShard:
-    return MadeShard(len(record.rows) + len(record.bad), record.bad)
 
 
 def _processors() -> int:

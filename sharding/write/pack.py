@@ -76,19 +76,6 @@ class ShardRecord:
         return cls(**json.loads(data))
 
 
-def pack_shard(
-    source: Source,
-    plan: ShardPlan,
-    spec: SampleSpec,
-    store: Storage,
-    expected_sha256: str | None = None,
-    assert_lease_held: Callable[[], None] = lambda: None,
-) -> ShardRecord:
-    """`build_shard`, then `put_shard`; holds one shard in memory."""
-    content, record = build_shard(source, plan, spec)
-    return put_shard(content, record, store, expected_sha256, assert_lease_held)
-
-
 def put_shard(
     content: bytes | memoryview,
     record: ShardRecord,

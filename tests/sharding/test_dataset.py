@@ -13,8 +13,8 @@ import pytest
 from infra.storage import UserError, open_storage
 from sharding.dataset import DATASET, MANIFEST, Dataset, publish
 from sharding.write.degrade import parse_degradations
-from sharding.write.pack import SampleSpec, pack_shard
-from tests.support.sharding import contents, make_small, small_plan, small_source
+from sharding.write.pack import SampleSpec
+from tests.support.sharding import contents, make_small, pack_shard, small_plan, small_source
 
 SPEC = SampleSpec(tuple(parse_degradations(["jpeg:10", "mask:box"])))
 

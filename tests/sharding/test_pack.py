@@ -23,8 +23,8 @@ from sharding.sources import SourceImage
 from sharding.tar import Tar, tar_end, tar_header
 from sharding.write.decode import BadImage
 from sharding.write.degrade import parse_degradations
-from sharding.write.pack import SampleSpec, ShardRecord, build_shard, pack_shard, quantise, record_name
-from tests.support.sharding import make_small, small_plan, small_source
+from sharding.write.pack import SampleSpec, ShardRecord, build_shard, quantise, record_name
+from tests.support.sharding import make_small, pack_shard, small_plan, small_source
 
 SPEC = SampleSpec(tuple(parse_degradations(["jpeg:10,90:444", "mask:box,brush"])))
 

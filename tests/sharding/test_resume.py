@@ -9,10 +9,10 @@ import pytest
 from infra.storage import UserError, open_storage
 from sharding.dataset import MANIFEST, Dataset
 from sharding.write.degrade import encoder_settings, parse_degradations
-from sharding.write.pack import RECORDS, SampleSpec, build_shard, clear_records, pack_shard, put_shard, record_name
+from sharding.write.pack import RECORDS, SampleSpec, build_shard, clear_records, put_shard, record_name
 from sharding.write.plan import make_plan
 from sharding.write.resume import clear, find_finished_shards, reserve_destination
-from tests.support.sharding import contents, make_small, small_plan, small_source
+from tests.support.sharding import contents, make_small, pack_shard, small_plan, small_source
 
 SPEC = SampleSpec(tuple(parse_degradations(["jpeg:10"])))
 ENCODERS = encoder_settings()

@@ -11,7 +11,7 @@ from sharding import Dataset
 from sharding.dataset import publish
 from sharding.sources.synthetic import Synthetic
 from sharding.write.degrade import parse_degradations
-from sharding.write.pack import SampleSpec, pack_shard
+from sharding.write.pack import SampleSpec, build_shard, put_shard
 from sharding.write.plan import make_plan
 
 TRAIN_IMAGES, VAL_IMAGES, TEST_IMAGES = 48, 10, 6
@@ -33,7 +33,7 @@ def build(url: str, train: int = 50, per_shard: int = 7, size: int = 16, degrade
     spec = SampleSpec(degradations=tuple(parse_degradations(degrade)))
     plan = make_plan(source.images(), {}, 0, per_shard)
     store = open_storage(url)
-    records = [pack_shard(source, shard, spec, store) for shard in plan.shards]
+    records = [put_shard(*build_shard(source, shard, spec), store) for shard in plan.shards]
     publish(store, records, {"name": "synthetic", "bits": 8, "image_size": size}, spec.fields)
     return Dataset.open(store)
 

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from infra.storage import Storage
 from sharding.dataset import publish
 from sharding.sources import Source, open_source
-from sharding.write.pack import SampleSpec, clear_records, pack_shard
-from sharding.write.plan import Plan, make_plan
+from sharding.write.pack import SampleSpec, ShardRecord, build_shard, clear_records, put_shard
+from sharding.write.plan import Plan, ShardPlan, make_plan
 from sharding.write.resume import METRICS
 
 SYNTHETIC = ["--train-images", "60", "--val-images", "6", "--test-images", "6", "--size", "16"]
@@ -27,6 +28,11 @@ def small_source(**options: int) -> Source:
 
 def small_plan(source: Source, images_per_shard: int = 6) -> Plan:
     return make_plan(source.images(), {"source": source.name}, 0, images_per_shard)
+
+
+def pack_shard(source: Source, plan: ShardPlan, spec: SampleSpec, store: Storage, *put_options: Any) -> ShardRecord:
+    """A shard made and written, with further arguments of `put_shard`."""
+    return put_shard(*build_shard(source, plan, spec), store, *put_options)
 
 
 def make_small(store: Storage, spec: SampleSpec, source: Source | None = None) -> Plan:
