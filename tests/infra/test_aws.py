@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
+from tests.support.aws import EMPTY, REGION, client, inventory
 
-boto3 = pytest.importorskip("boto3")
+pytest.importorskip("boto3")
 moto_server = pytest.importorskip("moto.server")
 
 from botocore.exceptions import ClientError  # noqa: E402
@@ -22,7 +23,6 @@ from infra.aws.__main__ import main  # noqa: E402
 from infra.aws.cluster_file import read_cluster_file  # noqa: E402
 from infra.aws.policies import head_policy, worker_policy  # noqa: E402
 
-REGION = "us-west-2"
 ACCOUNT = "123456789012"
 SETUP = ["setup", "--bucket", "a-bucket", "--ssh-from", "203.0.113.7/32"]
 
@@ -67,33 +67,6 @@ def post(server: str, what: str, body: str) -> None:
 
 def run(cluster: Path, *arguments: str) -> int:
     return main([*arguments, "--cluster", str(cluster)])
-
-
-def client(name: str, **keys: str) -> Any:
-    return boto3.client(name, region_name=REGION, **keys)
-
-
-def inventory() -> dict[str, Any]:
-    """What there is in the account beyond what every account has."""
-    iam, ec2 = client("iam"), client("ec2")
-    return {
-        "buckets": [b["Name"] for b in client("s3").list_buckets()["Buckets"]],
-        "roles": [r["RoleName"] for r in iam.list_roles()["Roles"] if "/aws-service-role/" not in r["Path"]],
-        "profiles": [p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]],
-        "groups": [
-            g["GroupName"] for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"
-        ],
-        "keys": [k["KeyName"] for k in ec2.describe_key_pairs()["KeyPairs"]],
-        "machines": [
-            i["InstanceId"]
-            for r in ec2.describe_instances()["Reservations"]
-            for i in r["Instances"]
-            if i["State"]["Name"] != "terminated"
-        ],
-    }
-
-
-EMPTY: dict[str, list[str]] = {key: [] for key in ("buckets", "roles", "profiles", "groups", "keys", "machines")}
 
 
 def test_setup_makes_everything_once_and_fills_in_the_file(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,6 +96,7 @@ with checkpoint.as_directory() as folder:
 """
 
 
+@pytest.mark.integration
 def test_ray_reads_a_checkpoint_through_it(store_url: str) -> None:
     """In a process of its own, since Ray reads its settings at import."""
     pytest.importorskip("ray")

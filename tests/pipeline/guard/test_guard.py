@@ -166,6 +166,7 @@ print("all as expected")
 """
 
 
+@pytest.mark.integration
 def test_jobs_and_nodes_are_found_by_public_names_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real cluster of one node; in a process of its own, since Ray reads its settings at import."""
     pytest.importorskip("ray")
@@ -177,6 +178,7 @@ def test_jobs_and_nodes_are_found_by_public_names_of_ray(tmp_path: Path, monkeyp
     assert result.returncode == 0 and "all as expected" in result.stdout, result.stdout + result.stderr
 
 
+@pytest.mark.integration
 def test_the_background_guard_replaces_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
