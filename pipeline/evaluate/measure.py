@@ -20,9 +20,10 @@ from irae.metrics import psnr_db, ssim, ssim_released
 from irae.model import IRAE
 from pipeline.config.environment import cache_folder
 from pipeline.config.task import Task
-from pipeline.evaluate.config import EvaluateConfig
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.data.pixels import to_pixels
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.runs.evaluations import EXAMPLE_KINDS, example_name
 from pipeline.runs.load import Trained
 from sharding import Dataset, ShardReader
@@ -71,7 +72,8 @@ class Measured:
 def measure(plan: EvaluationPlan, images: Sequence[int]) -> Iterator[Measured]:
     """Measures of these images of the split, batch by batch, in this order."""
     config, trained = plan.config, plan.trained
-    reader = ShardReader(plan.dataset, config.split, cache_folder(), fields=plan.task.fields)
+    fields = plan.task.fields
+    reader = ShardReader(plan.dataset, config.split, cache_folder(), fields=fields, allocate=pinned_array)
     indices = np.array(images)
     for found in reader.batches(indices[i : i + config.batch] for i in range(0, len(indices), config.batch)):
         with torch.inference_mode():

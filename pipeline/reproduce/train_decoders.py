@@ -20,6 +20,7 @@ from irae.schedules import cosine
 from pipeline.config.environment import cache_folder
 from pipeline.config.train import BudgetConfig
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.reproduce.config import Budget
 from pipeline.reproduce.decoder import LAYERS, WIDTH, Decoder, gain_nats, noise_nats
 from pipeline.reproduce.experiments import Experiment
@@ -116,7 +117,8 @@ class PairedBatches:
         self.feature_shapes = {layer: tuple(x.shape[1:]) for layer, x in features.items()}
 
     def reader(self, split: str) -> ShardReader:
-        return ShardReader(self.dataset, split, cache_folder(), fields=self.experiment.config.task.fields)
+        fields = self.experiment.config.task.fields
+        return ShardReader(self.dataset, split, cache_folder(), fields=fields, allocate=pinned_array)
 
     def training(self) -> Iterator[Pairs]:
         """Batches of the training split without end, each epoch in another order with other noise."""

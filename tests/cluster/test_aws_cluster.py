@@ -117,7 +117,11 @@ def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[st
         f"--max-images {IMAGES} --max-minutes 60 --checkpoint-minutes 0.1"
     )
     job = re.findall(r"raysubmit_\w+", launcher.run(f"{documented_submit()} {options}"))[0]
-    wait_until(lambda: len(cloud.workers()) == 4, 600)
+    try:
+        wait_until(lambda: len(cloud.workers()) == 4, 600)
+    except AssertionError:
+        step(ask_job(launcher, "logs", job))
+        raise
     first = set(cloud.workers())
     assert all(cloud.launched[name]["InstanceLifecycle"] == "spot" for name in first)
     wait_until(lambda: checkpoints(cloud), 600)
