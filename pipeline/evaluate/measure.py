@@ -21,6 +21,7 @@ from irae.model import IRAE
 from pipeline.config.environment import cache_folder
 from pipeline.config.task import Task
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.data.pixels import to_pixels
 from pipeline.runs.evaluations import EXAMPLE_KINDS, example_name
 from pipeline.runs.load import Trained
@@ -60,7 +61,7 @@ def measure(
     batch: int,
 ) -> Iterator[Measured]:
     """Measures of these images of the split, batch by batch, in this order."""
-    reader = ShardReader(dataset, split, cache_folder(), fields=task.fields)
+    reader = ShardReader(dataset, split, cache_folder(), fields=task.fields, allocate=pinned_array)
     indices = np.array(images)
     for found in reader.batches(indices[i : i + batch] for i in range(0, len(indices), batch)):
         with torch.inference_mode():

@@ -1,7 +1,7 @@
 """DecodedImage files in and out of `python -m pipeline.restore`: PNG, JPEG and WebP, and which file becomes which.
 
 Pixels are uint8, rows first, upright: the EXIF orientation is applied on reading and not written again. Of the metadata
-only the ICC colour profile is copied; EXIF (orientation, place, camera), XMP, text and thumbnails are left behind.
+only the ICC colour profile is copied; EXIF (orientation, location, camera), XMP, text and thumbnails are left behind.
 """
 
 from __future__ import annotations

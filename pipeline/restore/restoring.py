@@ -123,7 +123,7 @@ def tile_side(config: RestoreConfig, trained: Trained) -> int:
 
 
 def free_memory_bytes(device: Any) -> int:
-    """Free memory of the GPU, or of the machine (2 GiB where the system does not report it)."""
+    """Free memory of the GPU, or of the machine (2 GiB where the operating system does not report it)."""
     import torch
 
     if device.type == "cuda":

@@ -114,8 +114,11 @@ def test_an_outage_of_the_store_is_survived_and_logged(
     monkeypatch.setitem(s3._CLIENT, "retries", {"total_max_attempts": 1})  # botocore's own retries are not the subject
     store = open_storage("s3://irae/folder")
     own_s3_server.kill()
-    restart = SimpleNamespace(monotonic=time.monotonic, sleep=lambda pause_s: own_s3_server.start())
-    monkeypatch.setattr(retry, "time", restart)
+
+    def start(pause_s: float) -> None:
+        own_s3_server.start()
+
+    monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=time.monotonic, sleep=start))
     caplog.set_level(logging.WARNING)
     retry_with_backoff(lambda: store.put("a", b"1"), store)
     assert store.get("a") == b"1"

@@ -17,10 +17,8 @@ from pipeline.runs.folder import Run
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import Trainer
 from pipeline.train.prepare import Training
-from tests.support.datasets import make_dataset
+from tests.support.datasets import TRAIN_IMAGES as EPOCH
 from tests.support.training import BATCH, config_for
-
-EPOCH = 48
 
 
 def worker(rank: int, config: TrainConfig, folder: Path, noticed_step: int) -> None:
@@ -53,10 +51,10 @@ def give_notice_before(trainer: Trainer, step: int, patch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.integration
-def test_a_notice_to_one_machine_brings_a_checkpoint(tmp_path: Path) -> None:
-    data = make_dataset(str(tmp_path / "data"), train=EPOCH)
-    options = {"max_images": 2 * EPOCH, "checkpoint_minutes": 60.0, "keep_checkpoints": 10, "K": 1, "L": 1}
-    config = config_for(data, tmp_path / "run", **options)
+def test_a_notice_to_one_machine_brings_a_checkpoint(data: str, tmp_path: Path) -> None:
+    config = config_for(
+        data, tmp_path / "run", K=1, L=1, max_images=2 * EPOCH, checkpoint_minutes=60.0, keep_checkpoints=10
+    )
     processes = [
         multiprocessing.get_context("spawn").Process(target=worker, args=(rank, config, tmp_path, 9)) for rank in (0, 1)
     ]
