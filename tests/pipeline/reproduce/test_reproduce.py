@@ -32,13 +32,6 @@ from pipeline.reproduce.statistics import bootstrap, ranking, ranking_is_certain
 from pipeline.reproduce.table import compare_rankings
 from pipeline.reproduce.train_decoders import DecoderTraining
 from pipeline.train.loop import train
-from tests.support.datasets import make_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = str(tmp_path_factory.mktemp("reproduce") / "data")
-    return make_dataset(url, train=32, val=6, test=6)
 
 
 @pytest.fixture(autouse=True)
