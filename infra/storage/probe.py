@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import getpass
 import time
@@ -24,7 +25,7 @@ class StoreProbe:
     identity: str
     """The account or role on AWS; the source of the keys on other S3; the user for a folder."""
     region: str
-    """Of the S3 client; "" for a folder."""
+    """Region of the S3 client; "" for a folder."""
     expires_soon: bool
     """Whether someone must log in again within `MIN_VALID_S`."""
     ahead_s: float | None
@@ -38,34 +39,25 @@ def probe(url: str) -> StoreProbe:
     if not store.url.startswith("s3://"):
         return StoreProbe(getpass.getuser(), "", False, None)
     import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-    client = s3_client(quick=True)
+    client, session = s3_client(quick=True), boto3.session.Session()
     before = time.time()
     answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     middle = (before + time.time()) / 2
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     # The header counts whole seconds, and has counted half a one more on average.
     ahead_s = middle - email.utils.parsedate_to_datetime(date).timestamp() - 0.5 if date else None
-    session = boto3.session.Session()
     credentials = session.get_credentials()
-    identity = _identity(session, credentials, client.meta.endpoint_url)
+    identity = f"keys from {credentials.method if credentials else 'none'}"
+    if "amazonaws.com" in client.meta.endpoint_url:
+        with contextlib.suppress(BotoCoreError, ClientError):  # STS may be out of reach where S3 is not
+            quick = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
+            sts = session.client("sts", region_name=session.region_name or "us-east-1", config=quick)
+            identity = sts.get_caller_identity()["Arn"].split(":", 4)[-1]
     return StoreProbe(identity, client.meta.region_name or "", expire_soon(credentials), ahead_s)
-
-
-def _identity(session: Any, credentials: Any, endpoint: str) -> str:
-    source = f"keys from {credentials.method if credentials else 'none'}"
-    if "amazonaws.com" not in endpoint:
-        return source
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        quick = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
-        sts = session.client("sts", region_name=session.region_name or "us-east-1", config=quick)
-        return str(sts.get_caller_identity()["Arn"]).split(":", 4)[-1]
-    except (BotoCoreError, ClientError):  # STS may be out of reach where S3 is not
-        return source
 
 
 def expire_soon(credentials: Any) -> bool:

@@ -178,9 +178,10 @@ class S3Storage(Storage):
             raise
         except Stalled as error:
             url = f"{self.url}/{name}"
-            reason = error.cause and user_error(error.cause, url, self._bucket, endpoint)
+            cause = error.__cause__
+            reason = user_error(cause, url, self._bucket, endpoint) if isinstance(cause, Exception) else None
             sentence = reason or f"{url}: the S3 server {endpoint} does not send the file: look at it and the network"
-            raise StorageError(f"{sentence} ({error})") from error.cause
+            raise StorageError(f"{sentence} ({error})") from cause
         except Exception as error:
             translated = user_error(error, f"{self.url}/{name}".rstrip("/"), self._bucket, endpoint)
             if translated is None:

@@ -11,36 +11,24 @@ from pipeline.report.svg_plot import Line, Plot, draw_plot, number_text
 from pipeline.runs.texts import formatted, is_number, task_title, url_name
 
 ROUND_TRIP, CONDITION, SCALE = "round_trip_max_error", "condition_number_max", "coupling_scale_min"
-Texts = list[tuple[RunFacts, list[tuple[str, str]]]]
-"""Headings and texts of each run."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """Runs on the same data for the same task."""
+class Curves:
+    """Plots of some runs, and their figures: headings and texts of each run."""
 
     title: str
-    rows: Texts
-    """State at the end of each training."""
+    rows: list[tuple[RunFacts, list[tuple[str, str]]]]
     plots: list[Plot]
 
 
-@dataclass(frozen=True)
-class Inverses:
-    """The runs whose models invert, and the others."""
-
-    rows: Texts
-    plots: list[Plot]
-    without: list[RunFacts]
-
-
-def trainings(runs: Sequence[RunFacts]) -> list[Training]:
-    """Groups of runs, in the order of the runs."""
+def trainings(runs: Sequence[RunFacts]) -> list[Curves]:
+    """Curves of the runs on the same data for the same task, in the order of the runs."""
     groups: dict[tuple[str, str], list[RunFacts]] = {}
     for run in runs:
         groups.setdefault((str(run.options.get("data")), run.task), []).append(run)
     return [
-        Training(
+        Curves(
             f"{url_name(data)}, {task_title(label)}", [(run, final_state(run)) for run in group], training_plots(group)
         )
         for (data, label), group in groups.items()
@@ -94,8 +82,8 @@ def duration(seconds: Any) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def inverses(runs: Sequence[RunFacts]) -> Inverses:
-    """Metrics of the inverse from the validations; and from the evaluations the error over all images."""
+def inverses(runs: Sequence[RunFacts]) -> Curves:
+    """Metrics of the runs that have an inverse: from the validations, and from the evaluations over all images."""
     invertible = [run for run in runs if run.model == "irae"]
     drawn = (
         draw_plot("Round-trip error, largest", metric_lines(invertible, ROUND_TRIP), log=True),
@@ -112,4 +100,4 @@ def inverses(runs: Sequence[RunFacts]) -> Inverses:
             "Coupling factor, smallest": run.last.get(SCALE),
         }
         rows.append((run, [(title, number_text(v) if is_number(v) else "–") for title, v in values.items()]))
-    return Inverses(rows, [plot for plot in drawn if plot], [run for run in runs if run not in invertible])
+    return Curves("How exactly it inverts", rows, [plot for plot in drawn if plot])

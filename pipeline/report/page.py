@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from pipeline.report import svg_plot
 from pipeline.report.curves import inverses, trainings
-from pipeline.report.image_html import ramp_css
+from pipeline.report.image_html import colored_error, cut, data_uri, ramp_css
 from pipeline.report.load import RunFacts
 from pipeline.report.rerun_commands import commands
 from pipeline.report.results import sections
@@ -34,6 +34,9 @@ def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str)
     )
     environment.filters |= {
         "shell": shlex.quote,
+        "data_uri": data_uri,
+        "cut": cut,
+        "colored_error": colored_error,
         "number": formatted,
         "model_title": model_title,
         "task_title": task_title,

@@ -44,7 +44,6 @@ class Plot:
     title: str
     elements: Markup
     """SVG elements of a WIDTH x HEIGHT drawing."""
-    summary: str
     readings: list[dict[str, Any]]
     """Name, color and legend of each line, and its points: x in px, x and y as text."""
 
@@ -60,12 +59,13 @@ def draw_plot(
     drawn = [replace(line, points=points) for line in lines if (points := drawable(line.points, log))]
     if not drawn:
         return None
-    xs, ys = zip(*(point for line in drawn for point in line.points), strict=True)
+    xs = [x for line in drawn for x, _ in line.points]
+    ys = [y for line in drawn for _, y in line.points if not math.isnan(y)]
     x_low, x_high = 0 if from_zero else min(xs), max(xs)
     readings: list[dict[str, Any]] = []
 
     def draw_axes(axes: Axes) -> None:
-        set_y_axis(axes, min(y for y in ys if y == y), max(y for y in ys if y == y), log)
+        set_y_axis(axes, min(ys), max(ys), log)
         axes.set_xlim(x_low, x_high if x_high > x_low else x_low + 1)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(lambda x, _: si_text(x))
@@ -75,7 +75,7 @@ def draw_plot(
             color = css_color("--muted" if line.color < 0 else f"--s{line.color % 8}")
             style: dict[str, Any] = {"linewidth": 1.5, "linestyle": (0, (3, 3))} if line.dashed else {"linewidth": 2}
             axes.plot(*zip(*line.points, strict=True), color=color, clip_on=False, **style)
-            kept = [(x, y) for x, y in line.points if y == y]
+            kept = [(x, y) for x, y in line.points if not math.isnan(y)]
             if from_zero:  # a dot: the round ends of a line without length
                 axes.plot(*zip(kept[-1], kept[-1], strict=True), color=color, linewidth=5, clip_on=False)
             x_px = axes.transData.transform([(x, kept[0][1]) for x, _ in kept])[:, 0].round(1).tolist()
@@ -84,7 +84,7 @@ def draw_plot(
             readings.append({"name": line.name, "color": line.color, "legend": legend, "points": points})
 
     elements = svg_elements((WIDTH, HEIGHT), (LEFT, RIGHT, TOP, BOTTOM), draw_axes)
-    return Plot(title, Markup(elements), f"{title}: {', '.join(r['legend'] for r in readings)}.", readings)
+    return Plot(title, Markup(elements), readings)
 
 
 def drawable(points: Sequence[Point], log: bool) -> list[Point]:
@@ -92,7 +92,7 @@ def drawable(points: Sequence[Point], log: bool) -> list[Point]:
     every = math.ceil(len(points) / MAX_POINTS) or 1
     low = 1 / LARGEST if log else -LARGEST
     found = [(x, y if low <= y <= LARGEST else math.nan) for x, y in points[::-every][::-1]]
-    return found if any(y == y for _, y in found) else []
+    return [] if all(math.isnan(y) for _, y in found) else found
 
 
 def set_y_axis(axes: Axes, low: float, high: float, log: bool) -> None:

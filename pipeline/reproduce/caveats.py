@@ -34,14 +34,15 @@ def budget_caveats(config: ReproduceConfig, done: Sequence[Result]) -> list[str]
         length = f"{budget.minutes:g} min of {clock} and saw {span([r.trained['images'] for r in done])} images"
     else:
         length = f"{budget.images:,} images"
-    rates = {result.experiment.model: f"{result.experiment.lr:g}" for result in done}
+    batch = first.config.optimization.global_batch_size
+    rates = {r.experiment.model: f"{r.experiment.config.optimization.lr:g}" for r in done}
     return [
         f"Each network was trained for {length}. The paper's schedule takes at least 90 epochs, on CelebA some 15 "
         "million images. A short budget shows what learns quickly, which need not be what is best in the end.",
-        f"One recipe for all: Adam, batches of {first.global_batch_size}, a cosine rate after a warm-up, an EMA of the "
-        f"weights; highest rates {', '.join(f'{model} {lr}' for model, lr in rates.items())}. IRAE is initialised as "
-        "the identity, the others as linear maps of each pixel. It is neither the paper's recipe nor that of the "
-        f"other models' authors; {device}.",
+        f"One recipe for all: Adam, batches of {batch}, a cosine rate after a warm-up, an EMA of the weights; highest "
+        f"rates {', '.join(f'{model} {lr}' for model, lr in rates.items())}. IRAE is initialised as the identity, the "
+        "others as linear maps of each pixel. It is neither the paper's recipe nor that of the other models' authors; "
+        f"{device}.",
         "Images/s are of training, by the clock of the budget.",
     ]
 

@@ -72,20 +72,13 @@ class Experiment:
         return self.config.model.name
 
     @property
-    def seed(self) -> int:
-        return self.config.seed
-
-    @property
-    def lr(self) -> float:
-        return self.config.optimization.lr
-
-    @property
-    def global_batch_size(self) -> int:
-        return self.config.optimization.global_batch_size
+    def row(self) -> tuple[str, str, str]:
+        """Row of the table: data set, its source, task."""
+        return self.dataset, self.source, self.label
 
     @property
     def name(self) -> str:
-        return f"{self.dataset} {self.label} {self.model} seed {self.seed}"
+        return f"{self.dataset} {self.label} {self.model} seed {self.config.seed}"
 
 
 def experiments_of(config: ReproduceConfig) -> list[Experiment]:

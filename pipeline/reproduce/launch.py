@@ -52,4 +52,5 @@ def print_plan(config: ReproduceConfig, experiments: list[Experiment], out: str)
         f"{', '.join(config.chosen_tasks)} on {names}; seeds {' '.join(map(str, config.seeds))}; results in {out}"
     )
     for e in experiments if config.dry_run else ():
-        logger.info(f"{e.name}: lr {e.lr:g}, batch {e.global_batch_size}, {e.url}")
+        optimization = e.config.optimization
+        logger.info(f"{e.name}: lr {optimization.lr:g}, batch {optimization.global_batch_size}, {e.url}")

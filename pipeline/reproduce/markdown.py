@@ -7,11 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pipeline.runs.paper_table import NOT_BUILT, PaperTable, Row, distinct
 from pipeline.runs.texts import formatted, model_title
 
-Tasks = Mapping[str, Mapping[str, Row]]
-"""Task label -> model -> row."""
 Text = Callable[[Row], str]
-Columns = Mapping[str, Text]
-"""Heading -> text of a row."""
 
 
 def to_markdown(table: PaperTable) -> str:
@@ -38,7 +34,12 @@ def to_markdown(table: PaperTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pivot(tasks: Tasks, text: Text, before: Columns | None = None, after: Columns | None = None) -> list[str]:
+def pivot(
+    tasks: Mapping[str, Mapping[str, Row]],
+    text: Text,
+    before: Mapping[str, Text] | None = None,
+    after: Mapping[str, Text] | None = None,
+) -> list[str]:
     """A line for each task, a column for each model; before, after: further columns, of the line's first row."""
     models = distinct(model for rows in tasks.values() for model in rows)
     header = ["task", *(before or {}), *map(model_title, models), *(after or {})]

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -37,14 +37,10 @@ def table_of(config: ReproduceConfig, results: Sequence[Result]) -> PaperTable:
     assert config.table
     groups = by_seed(results)
     rows = [row_of(config.table, group) for group in groups]
-    for dataset, source, label in dict.fromkeys(
-        (e.dataset, e.source, e.label) for e in (result.experiment for result in results)
-    ):
-        rows += [
-            Row(dataset, label, model, error=NOT_BUILT, **paper_columns(config.table, source, label, model))
-            for model in paper.MODELS[config.table]
-            if model in paper.NOT_BUILT
-        ]
+    not_built = [model for model in paper.MODELS[config.table] if model in paper.NOT_BUILT]
+    for dataset, source, label in dict.fromkeys(result.experiment.row for result in results):
+        theirs = {model: paper_columns(config.table, source, label, model) for model in not_built}
+        rows += [Row(dataset, label, model, error=NOT_BUILT, **columns) for model, columns in theirs.items()]
     agrees, certain = compare_rankings(config.table, groups)
     title, caveats = paper.TITLES[config.table], caveats_of(config, results)
     return PaperTable(config.table, title, config.protocol, config.budget, caveats, rows, agrees, certain)
@@ -52,10 +48,9 @@ def table_of(config: ReproduceConfig, results: Sequence[Result]) -> PaperTable:
 
 def by_seed(results: Iterable[Result]) -> list[list[Result]]:
     """Groups of results that differ by the seed alone."""
-    groups: dict[tuple[str, str, str], list[Result]] = {}
+    groups: dict[Any, list[Result]] = {}
     for result in results:
-        experiment = result.experiment
-        groups.setdefault((experiment.dataset, experiment.label, experiment.model), []).append(result)
+        groups.setdefault((result.experiment.row, result.experiment.model), []).append(result)
     return list(groups.values())
 
 
@@ -63,30 +58,33 @@ def row_of(table: int, group: Sequence[Result]) -> Row:
     """Row of a model on a task of a data set, over the seeds that did not fail."""
     done = [result for result in group if result.error is None]
     first = (done or group)[0].experiment
-    row = Row(
+    return Row(
         first.dataset,
         first.label,
         first.model,
-        seeds=tuple(result.experiment.seed for result in done),
-        run=first.url,
-        error="; ".join(f"seed {r.experiment.seed}: {r.error}" for r in group if r.error is not None) or None,
+        **(measured_columns(done) if done else {}),
+        seeds=tuple(result.experiment.config.seed for result in done),
         **paper_columns(table, first.source, first.label, first.model),
+        run=first.url,
+        error="; ".join(f"seed {r.experiment.config.seed}: {r.error}" for r in group if r.error is not None) or None,
     )
-    return replace(row, **measured_columns(done)) if done else row
 
 
 def measured_columns(done: Sequence[Result]) -> dict[str, Any]:
     """Measures of a row: means over images and seeds, sizes and speed."""
-    psnr = bootstrap(psnr_of(done))
-    found: dict[str, Any] = {"psnr_db": psnr.mean, "psnr_db_low": psnr.low, "psnr_db_high": psnr.high}
-    for column, name in MEANS.items():
-        values = [r.metrics[name] for r in done if r.metrics.get(name) is not None]
-        found[column] = float(np.mean(values)) if values else None
-    return found | {
-        "parameters": done[0].metrics["parameters"],
-        "test_images": done[0].metrics["images"],
-        "trained_images": round(float(np.mean([r.trained["images"] for r in done]))),
+    psnr, metrics = bootstrap(psnr_of(done)), done[0].metrics
+    means = {
+        column: [r.metrics[name] for r in done if r.metrics.get(name) is not None] for column, name in MEANS.items()
+    }
+    return {
+        "psnr_db": psnr.mean,
+        "psnr_db_low": psnr.low,
+        "psnr_db_high": psnr.high,
+        **{column: float(np.mean(values)) for column, values in means.items() if values},
+        "parameters": metrics["parameters"],
         "images_per_sec": float(np.mean([r.trained["images"] / max(r.trained["train_s"], 1e-9) for r in done])),
+        "trained_images": round(float(np.mean([r.trained["images"] for r in done]))),
+        "test_images": metrics["images"],
     }
 
 
@@ -106,9 +104,8 @@ def compare_rankings(table: int, groups: Iterable[Sequence[Result]]) -> tuple[di
     is certain. Of models that both have; rows with fewer than two are left out."""
     lines: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
     for group in groups:
-        first = group[0].experiment
         if all(result.error is None for result in group):
-            lines.setdefault((first.dataset, first.source, first.label), {})[first.model] = psnr_of(group)
+            lines.setdefault(group[0].experiment.row, {})[group[0].experiment.model] = psnr_of(group)
     agrees, certain = {}, {}
     for (dataset, source, label), line in lines.items():
         theirs = {model: paper.figure(table, source, label, model) for model in line}

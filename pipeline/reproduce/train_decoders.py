@@ -20,6 +20,7 @@ from irae.schedules import cosine
 from pipeline.config.environment import cache_folder
 from pipeline.config.train import BudgetConfig
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.reproduce.config import Budget
 from pipeline.reproduce.decoder import LAYERS, WIDTH, Decoder, gain_nats, noise_nats
 from pipeline.reproduce.experiments import Experiment
@@ -84,14 +85,14 @@ def measure_layers(experiment: Experiment, training: DecoderTraining) -> list[di
     """Figures of each decoded layer, and of the exact inverse where there is one."""
     trained = load_trained(experiment.url, "best")
     batches = PairedBatches(experiment, trained)
-    torch.manual_seed(experiment.seed)
+    torch.manual_seed(experiment.config.seed)
     decoders, images_seen = train_decoders(trained, batches, training)
     found = []
 
     def measure(name: str, layer: str, decode: Callable[[Tensor], Tensor], **more: Any) -> None:
         figures = evaluate_decoder(trained, batches, training, lambda features: decode(features[layer]))
         shape = batches.feature_shapes[layer]
-        size = math.prod(shape) / batches.numbers_per_image
+        size = math.prod(shape) / (3 * batches.dataset.image_size**2)
         found.append({**figures, "layer": name, "shape": list(shape), **more, "size": size})
 
     for layer, decoder in decoders.items():
@@ -112,24 +113,17 @@ class PairedBatches:
         self.dataset = Dataset.open(open_storage(experiment.config.data.url))
         self.bits = 5 if experiment.protocol == "released" else self.dataset.bits
         size = self.dataset.image_size
-        self.numbers_per_image = 3 * size * size
         features = features_of(trained.model, torch.zeros(1, 3, size, size, device=self.device), torch.zeros(1))
         self.feature_shapes = {layer: tuple(x.shape[1:]) for layer, x in features.items()}
 
-    @property
-    def sigma(self) -> float:
-        """Standard deviation of the noise, in [0, 1] units."""
-        sigma_255 = self.experiment.config.task.known_sigma_255
-        assert sigma_255 is not None, "the claim needs one noise level"
-        return sigma_255 / 255
-
     def reader(self, split: str) -> ShardReader:
-        return ShardReader(self.dataset, split, cache_folder(), fields=self.experiment.config.task.fields)
+        fields = self.experiment.config.task.fields
+        return ShardReader(self.dataset, split, cache_folder(), fields=fields, allocate=pinned_array)
 
     def training(self) -> Iterator[Pairs]:
         """Batches of the training split without end, each epoch in another order with other noise."""
         reader = self.reader("train")
-        loader = Loader(reader, global_batch_size=min(BATCH, len(reader)), seed=self.experiment.seed)
+        loader = Loader(reader, global_batch_size=min(BATCH, len(reader)), seed=self.experiment.config.seed)
         try:
             while True:
                 batch = loader.next()
@@ -213,12 +207,14 @@ def evaluate_decoder(
     mse, _, _, largest = errors(batches.experiment.split, training.test_images)
     if not np.isfinite(mse).all():
         raise UserError("the network's input was recovered as numbers that are not finite.")
-    variance = max(float(val_mse.mean()), MIN_VARIANCE)
+    sigma_255 = batches.experiment.config.task.known_sigma_255
+    assert sigma_255 is not None, "the claim needs one noise level"
+    variance, sigma = max(float(val_mse.mean()), MIN_VARIANCE), sigma_255 / 255
     input_variance = float((val_mean_square.mean(axis=0) - val_mean.mean(axis=0) ** 2).mean())
     return {
         "mse": mse.tolist(),
         "max_error": largest,
-        "sigma": batches.sigma,
-        "noise_nats": noise_nats(torch.from_numpy(mse), variance, batches.sigma).tolist(),
+        "sigma": sigma,
+        "noise_nats": noise_nats(torch.from_numpy(mse), variance, sigma).tolist(),
         "gain_nats": gain_nats(float(mse.mean()), variance, input_variance).item(),
     }

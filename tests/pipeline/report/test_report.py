@@ -199,7 +199,7 @@ def test_curves_and_the_inverse_of_the_runs() -> None:
         assert len(training.plots) == 3
         assert "–" not in {text for _, row in training.rows for _, text in row}
     found = inverses(runs)
-    assert [run.name for run in found.without] == ["arcnn"] and len(found.plots) == 3
+    assert [run.name for run, _ in found.rows] == ["irae", "new"] and len(found.plots) == 3
     assert dict(found.rows[0][1])["Round trip, evaluated images"] != "–"
     assert dict(found.rows[1][1])["Round trip, evaluated images"] == "–", "not evaluated"
 
