@@ -146,13 +146,11 @@ def reports_of(alive: list[dict[str, Any]], url: str, shared_file: str) -> list[
 
 def version_differences(reports: list[MachineReport]) -> list[str]:
     """A sentence when the machines have different versions."""
-    groups: dict[str, list[str]] = {}
-    for report in reports:
-        if VERSIONS in report.values:
-            groups.setdefault(report.values[VERSIONS], []).append(report.machine)
+    versions = {report.machine: report.values[VERSIONS] for report in reports if VERSIONS in report.values}
+    groups = {value: [name for name in versions if versions[name] == value] for value in sorted({*versions.values()})}
     if len(groups) < 2:
         return []
-    listed = "; ".join(f"{versions} on {', '.join(machines)}" for versions, machines in sorted(groups.items()))
+    listed = "; ".join(f"{value} on {', '.join(machines)}" for value, machines in groups.items())
     return [f"Python, torch and Ray differ: {listed}. Make them equal: `ray up` installs constraints.txt everywhere."]
 
 

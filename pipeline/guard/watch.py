@@ -77,14 +77,13 @@ def terminate_old(file: Path) -> None:
 class Guard:
     """State between polls: whether a notice was seen, and when head and cluster were last seen in use."""
 
-    def __init__(self, config: GuardConfig, imds: str = IMDS) -> None:
-        self.config, self.imds = config, imds
-        self.noticed = False
+    def __init__(self, config: GuardConfig) -> None:
+        self.config, self.noticed = config, False
         self.head_seen_s = self.used_s = time.monotonic()
 
     def poll(self) -> None:
         """Check notice, head and use once, and act on them."""
-        if not self.noticed and has_spot_notice(self.imds):
+        if not self.noticed and has_spot_notice():
             self.noticed = True
             log("AWS preempts this machine in two minutes: requesting a checkpoint and draining the node")
             notice_file().touch()
@@ -111,13 +110,13 @@ def stop_orphan(action: str) -> None:
     sys.exit(0)
 
 
-def has_spot_notice(imds: str) -> bool:
+def has_spot_notice() -> bool:
     """Whether AWS has announced the preemption of this machine. False outside AWS."""
     header = "X-aws-ec2-metadata-token"
-    request = Request(f"{imds}/latest/api/token", method="PUT", headers={f"{header}-ttl-seconds": "60"})
+    request = Request(f"{IMDS}/latest/api/token", method="PUT", headers={f"{header}-ttl-seconds": "60"})
     with contextlib.suppress(OSError):  # 404: no notice
         token = urlopen(request, timeout=2).read().decode()
-        urlopen(Request(f"{imds}/latest/meta-data/spot/instance-action", headers={header: token}), timeout=2).close()
+        urlopen(Request(f"{IMDS}/latest/meta-data/spot/instance-action", headers={header: token}), timeout=2).close()
         return True
     return False
 

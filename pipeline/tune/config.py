@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -97,8 +96,10 @@ class TuneConfig:
         for option, values in choices.items():
             if option != "batches" and values and not self.is_irae:
                 problems.append(f"--{option} is for --model irae; leave it out with {self.base.model.name}.")
-            lowest, below, rule = (0, 1, "from 0 to below 1") if option == "scale-mins" else (1, math.inf, "at least 1")
-            problems += [f"--{option} holds {v:g}, but must be {rule}." for v in values if not lowest <= v < below]
+            if option != "scale-mins":
+                problems += [f"--{option} holds {value}, but must be at least 1." for value in values if value < 1]
+            elif any(not 0 <= value < 1 for value in values):
+                problems.append(f"--scale-mins is {values}, but each must be from 0 to below 1.")
         varies = any(low < high for name, (low, high), _ in ranges if self.is_irae or name == "lr")
         if not varies and max(map(len, choices.values())) <= 1 and not {*self.lr_schedules} - {"constant"}:
             problems.append("the search space holds one point only: widen --K-range, --L-range or --lr-range.")
@@ -148,10 +149,6 @@ class DashboardConfig:
     """URL or name of the search. Default: the only one below IRAE_STORE/searches."""
     port: int = 8080
     """Port on 127.0.0.1. To look from another machine: `ssh -L 8080:127.0.0.1:8080 MACHINE`."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise_problems([f"--port is {self.port}, but must be from 1 to 65535."])
 
 
 def base_defaults(arguments: list[str]) -> TuneConfig:
