@@ -17,12 +17,10 @@ from pipeline.config.train import LrSchedule, TrainConfig, flat_options
 SecondObjective = Literal["none", "parameters", "images-per-sec"]
 QUARTERS = 4
 """Validations of a trial, one at each quarter of its budget."""
-TRIAL_IMAGES = {"laptop": 3_000}
-"""Default budget of a trial, images, by preset."""
-TRIAL_IMAGES_OTHERS = 300_000
-"""Default budget of a trial, images, with any other preset."""
+TRIAL_IMAGES, TRIAL_IMAGES_LAPTOP = 300_000, 3_000
+"""Default budget of a trial, images: of most presets, and of the preset laptop."""
 NOT_IDENTITY = {"trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "memory_gb"}
-NOT_IDENTITY_OF_BASE = {"data", "out", "name", "nodes", "workers_per_node", "ray", "dry_run", "config"}
+NOT_IDENTITY |= {"data", "out", "name", "nodes", "workers_per_node", "ray", "dry_run", "config"}
 """Options that may differ when a search is resumed."""
 
 
@@ -118,7 +116,7 @@ def comparable(identity: dict[str, Any]) -> dict[str, Any]:
     """The options in a search.json of any version that must be equal when the search is resumed, in today's names."""
     base = {**TrainConfig().options(), **flat_options(identity["base"])}
     options = {"second_objective": identity.get("against"), **identity, **base}
-    compared = {*options} - NOT_IDENTITY_OF_BASE - {"base", "against"}
+    compared = {*options} - NOT_IDENTITY - {"base", "against"}
     return json.loads(json.dumps({name: options[name] for name in sorted(compared)}))
 
 
@@ -154,5 +152,5 @@ class DashboardConfig:
 def base_defaults(arguments: list[str]) -> TuneConfig:
     """The preset, or --config, as the base of all trials, with the budget of a trial instead of a run's."""
     base = defaults(arguments)
-    images = base.budget.max_images or TRIAL_IMAGES.get(base.preset, TRIAL_IMAGES_OTHERS)
+    images = base.budget.max_images or (TRIAL_IMAGES_LAPTOP if base.preset == "laptop" else TRIAL_IMAGES)
     return TuneConfig(base=base.with_options(max_minutes=None, max_images=images, name=None))
