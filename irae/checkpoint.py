@@ -55,10 +55,8 @@ def config_from_bytes(data: bytes) -> dict[str, Any]:
 def load_weights(model: Restorer, files: Mapping[str, bytes]) -> None:
     """Load a checkpoint's weights into `model`. IRAEError, naming the differences, when the architectures differ."""
     ours, theirs = _description(model), config_from_bytes(files[CONFIG])
-    names = [name for name in {**ours, **theirs} if name != "init" and ours.get(name) != theirs.get(name)]
-    if "model" in names:
-        names = ["model"]
-    if names:
+    compared = {**ours, **theirs}.keys() - {"init"} if ours["model"] == theirs["model"] else {"model"}
+    if names := sorted(name for name in compared if ours.get(name) != theirs.get(name)):
         differences = ", ".join(f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in names)
         raise IRAEError(f"the checkpoint has another architecture: {differences}.")
     result = model.load_state_dict(bytes_to_tensors(files[WEIGHTS]), strict=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,12 +33,7 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
     """
     if min(clean.shape[-2:]) < SSIM_WINDOW:
         raise IRAEError(f"SSIM needs sides of at least {SSIM_WINDOW} px, but the image is {tuple(clean.shape[-2:])}.")
-    x, y = restored.clamp(0, 1).double(), clean.double()
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x = _blur(x * x) - mean_x.square()
-    var_y = _blur(y * y) - mean_y.square()
-    covariance = _blur(x * y) - mean_x * mean_y
-    return _similarity(mean_x, mean_y, var_x, var_y, covariance, 1.0)
+    return _similarity(restored.clamp(0, 1).double(), clean.double(), _blur, 1.0, data_range=1.0)
 
 
 def ssim_released(restored: Tensor, clean: Tensor) -> Tensor:
@@ -49,20 +47,16 @@ def ssim_released(restored: Tensor, clean: Tensor) -> Tensor:
         raise IRAEError(f"SSIM needs a height of at least {RELEASED_WINDOW} px, but the image has {clean.shape[-2]}.")
     # (B, C, H, W) -> (B, W, C, H): a window over the last two dimensions, at every position where it fits.
     x, y = (images.double().permute(0, 3, 1, 2) for images in (restored.clamp(0, 1), clean))
+    mean, count = partial(F.avg_pool2d, kernel_size=RELEASED_WINDOW, stride=1), RELEASED_WINDOW**2
+    return _similarity(x, y, mean, count / (count - 1), RELEASED_RANGE)
 
-    def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, RELEASED_WINDOW, stride=1)
 
-    mean_x, mean_y, count = mean(x), mean(y), RELEASED_WINDOW**2
-    unbiased = count / (count - 1)
+def _similarity(x: Tensor, y: Tensor, mean: Callable[[Tensor], Tensor], unbiased: float, data_range: float) -> Tensor:
+    """Wang et al. 2004, equation 13, averaged over each image; `unbiased`: factor of the window's variances."""
+    mean_x, mean_y = mean(x), mean(y)
     var_x = unbiased * (mean(x * x) - mean_x.square())
     var_y = unbiased * (mean(y * y) - mean_y.square())
-    covariance = unbiased * (mean(x * y) - mean_x * mean_y)
-    return _similarity(mean_x, mean_y, var_x, var_y, covariance, RELEASED_RANGE)
-
-
-def _similarity(mean_x: Tensor, mean_y: Tensor, var_x: Tensor, var_y: Tensor, cov: Tensor, data_range: float) -> Tensor:
-    """Wang et al. 2004, equation 13, its mean over each image."""
+    cov = unbiased * (mean(x * y) - mean_x * mean_y)
     c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
     numerator = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
     denominator = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from irae.config import IRAEConfig
 from irae.errors import IRAEError
 from irae.flow import Codes, Flow, GenerativeFlow
-from irae.layers import squeeze
+from irae.layers import Conv1x1, squeeze
 from irae.restorer import Restorer, Sigma255
 from irae.steps import FlowStep, StepShape
 
@@ -114,10 +114,9 @@ class IRAE(Restorer):
         if isinstance(self.decoder, GenerativeFlow):
             self.decoder.init_as_inverse_of(self.encoder)
             return
-        sources = [m for m in self.encoder.modules() if isinstance(m, FlowStep)]
-        targets = [m for m in self.decoder.modules() if isinstance(m, FlowStep)]
-        for source, target in zip(sources, targets, strict=True):
-            target.conv.load_state_dict(source.conv.state_dict())
+        for source, target in zip(self.encoder.modules(), self.decoder.modules(), strict=True):
+            if isinstance(source, Conv1x1):
+                target.load_state_dict(source.state_dict())
 
 
 def on_device(model: ModelT, device: torch.device) -> ModelT:

@@ -63,7 +63,7 @@ def fuse_net(parameters: Sequence[Tensor]) -> list[Tensor]:
         *(scaled(conv_mid, log_scale_mid), bias_mid),
         *(scaled(conv_out, log_scale_out), bias_out * log_scale_out.exp()),
     )
-    return [autocast_dtype(tensor) for tensor in fused]
+    return [cast_as_autocast(tensor) for tensor in fused]
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
         return (matrix @ vector[..., None])[..., 0]
 
 
-def autocast_dtype(tensor: Tensor) -> Tensor:
+def cast_as_autocast(tensor: Tensor) -> Tensor:
     """The tensor in autocast's precision, if that is enabled: one cast for all couplings."""
     device = tensor.device.type
     return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor

@@ -151,7 +151,7 @@ def _is_alive(pid: int, started: str) -> bool:
 def _start_time(pid: int) -> str:
     """Start time of a process in clock ticks since boot; "" for a zombie and where /proc is missing.
 
-    It tells a process from a later one with the same id.
+    It distinguishes a process from a later one with the same id.
     """
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""

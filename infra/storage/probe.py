@@ -25,7 +25,7 @@ class StoreProbe:
     identity: str
     """The account or role on AWS; the source of the keys on other S3; the user for a folder."""
     region: str
-    """Of the S3 client; "" for a folder."""
+    """Region of the S3 client; "" for a folder."""
     expires_soon: bool
     """Whether someone must log in again within `MIN_VALID_S`."""
     ahead_s: float | None

@@ -12,7 +12,7 @@ from pipeline.config.train import TrainConfig, train_config
 
 
 def defaults(arguments: list[str]) -> TrainConfig:
-    """Defaults of the options that are not given: the --config file's, or the preset's. A GPU is found without torch."""
+    """Defaults of options that are not given: the --config file's, or the preset's (a GPU is found without torch)."""
     file = option(arguments, "--config")
     if file is not None:
         return read_config(Path(file))

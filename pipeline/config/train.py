@@ -64,7 +64,7 @@ class OptimizationConfig:
     clip_norm: float = 50.0
     """Largest gradient norm; larger gradients are scaled down."""
     ema_images: int = 0
-    """Width of the weights' moving average, images; validated and kept in their place. 0: no EMA."""
+    """Width of the weights' moving average, images; the average is validated and saved. 0: no EMA."""
     ema_share: float = 0.0
     """Width of the EMA as a share of the images so far, instead of a number of images."""
 
@@ -237,7 +237,7 @@ class TrainConfig:
         schedule, problems = self.schedule, []
         name = schedule.lr_schedule
         if self.optimization.ema_share and self.optimization.ema_images:
-            problems.append("--ema-share and --ema-images are two ways to say one thing; leave one of them out.")
+            problems.append("--ema-share and --ema-images both set the EMA's width; leave one of them out.")
         if self.checkpointing.validate_at == "end" and name == "paper":
             problems.append("--validate-at end goes without --lr-schedule paper, which needs each epoch's PSNR.")
         if schedule.lr_warmup_share and name == "paper":

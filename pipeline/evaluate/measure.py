@@ -21,10 +21,31 @@ from irae.model import IRAE
 from pipeline.config.environment import cache_folder
 from pipeline.config.task import Task
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.data.pixels import to_pixels
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.runs.evaluations import EXAMPLE_KINDS, example_name
 from pipeline.runs.load import Trained
 from sharding import Dataset, ShardReader
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """A run at a checkpoint, the images and the protocol."""
+
+    config: EvaluateConfig
+    trained: Trained
+    dataset: Dataset
+    task: Task
+    """The run's task, at the noise level that is evaluated."""
+    bits: int
+    out: Storage
+    """Folder of the results."""
+
+    @property
+    def images(self) -> int:
+        in_split = self.dataset.split_sizes[self.config.split]
+        return min(in_split, self.config.images or in_split)
 
 
 @dataclass(frozen=True)
@@ -48,24 +69,16 @@ class Measured:
     """Time that the model took to restore the batch."""
 
 
-def measure(
-    trained: Trained,
-    dataset: Dataset,
-    split: str,
-    task: Task,
-    *,
-    images: Sequence[int],
-    bits: int,
-    seed: int,
-    batch: int,
-) -> Iterator[Measured]:
+def measure(plan: EvaluationPlan, images: Sequence[int]) -> Iterator[Measured]:
     """Measures of these images of the split, batch by batch, in this order."""
-    reader = ShardReader(dataset, split, cache_folder(), fields=task.fields)
+    config, trained = plan.config, plan.trained
+    fields = plan.task.fields
+    reader = ShardReader(plan.dataset, config.split, cache_folder(), fields=fields, allocate=pinned_array)
     indices = np.array(images)
-    for found in reader.batches(indices[i : i + batch] for i in range(0, len(indices), batch)):
+    for found in reader.batches(indices[i : i + config.batch] for i in range(0, len(indices), config.batch)):
         with torch.inference_mode():
             epochs = [0] * len(found.keys)
-            pairs = make_pairs(found, epochs, task, bits=bits, seed=seed, device=trained.device)
+            pairs = make_pairs(found, epochs, plan.task, bits=plan.bits, seed=config.seed, device=trained.device)
             restored, restore_s = _restore(trained, pairs)
             columns = {name: values.tolist() for name, values in measures(trained, pairs, restored).items()}
         rows = [{"key": key, **{n: v[i] for n, v in columns.items()}} for i, key in enumerate(found.keys)]
@@ -77,12 +90,9 @@ def measures(trained: Trained, pairs: Pairs, restored: Tensor) -> dict[str, Tens
     """Measures by name, (B,) each; `restored`: as it is shown."""
     clean, degraded = pairs.clean, pairs.degraded
     found = {
-        "psnr_db_degraded": psnr_db(degraded, clean),
-        "psnr_db_restored": psnr_db(restored, clean),
-        "ssim_degraded": ssim(degraded, clean),
-        "ssim_restored": ssim(restored, clean),
-        "ssim_released_degraded": ssim_released(degraded, clean),
-        "ssim_released_restored": ssim_released(restored, clean),
+        f"{name}_{version}": metric(images, clean)
+        for name, metric in (("psnr_db", psnr_db), ("ssim", ssim), ("ssim_released", ssim_released))
+        for version, images in (("degraded", degraded), ("restored", restored))
     }
     if pairs.hole is not None:
         found["psnr_db_hole_restored"] = psnr_db(restored, clean, pairs.hole)

@@ -1,7 +1,4 @@
-"""What each command can be told: one frozen dataclass a command. Checked whole, so that all problems come at once.
-
-No heavy import here: `--help` prints from these classes in a fraction of a second.
-"""
+"""Options of `pipeline.report`. Imports nothing heavy: `--help` prints from this class."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from pipeline.config.checks import raise_problems
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """One page on some runs: figures, curves, pictures with a slider, the inverse, how to repeat them.
+    """One page on some runs: figures, curves, images with a slider, the inverse, how to repeat them.
 
     Runs that were evaluated on the same images are compared with each other.
     """
@@ -25,7 +22,7 @@ class ReportConfig:
     table: tuple[Path, ...] = ()
     """table.json files of `pipeline.reproduce`, shown with the paper's figures beside."""
     out: str = "report.html"
-    """Where the page goes: a file, or s3://bucket/name.html."""
+    """Path or URL of the page: a file, or s3://bucket/name.html."""
 
     def __post_init__(self) -> None:
         if not self.out.endswith(".html"):

@@ -1,4 +1,4 @@
-"""The pictures of one set of images: a gallery of all versions, and the best, median and worst image seen closely."""
+"""Images of one section: a gallery of all versions, and close-ups of the best, median and worst image."""
 
 from __future__ import annotations
 
@@ -7,192 +7,122 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.report.image_html import cut, data_uri, error_of, error_picture, read_picture, worst_place
+from infra.storage import UserError
+from pipeline.report.image_html import Box, error_map, read_image, worst_window
 from pipeline.report.load import RunFacts
 from pipeline.report.rerun_commands import evaluate_command
-from pipeline.runs.evaluations import Evaluation, example_name
+from pipeline.runs.evaluations import EXAMPLE_KINDS, Evaluation, example_name
 
-PICTURES = 24
-"""In the gallery at most."""
+MAX_IMAGES = 24
+"""Largest number of images in a gallery."""
 ERROR_SCALES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 Member = tuple[RunFacts, Evaluation]
 """A run, and its evaluation on these images."""
-Versions = dict[str, np.ndarray]
-"""clean, degraded, restored-0 of the first member and so on, as far as they are kept: uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One version of a picture."""
+class Version:
+    """One version of an image: clean, degraded, or the output of a member."""
 
     name: str
-    label: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class Score:
-    """PSNR of one version."""
-
-    label: str
-    color: int | None
-    psnr_db: float
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One image in the gallery."""
-
-    key: str
-    ranks: list[str]
-    """best, median, worst: what it is of the first system's."""
-    width: int
-    height: int
-    layers: list[Layer]
-    scores: list[Score]
-
-
-@dataclass(frozen=True)
-class CloseUp:
-    """A window of one version; below it its error, or for the clean one where the window lies."""
-
+    """clean, degraded, restored-0 (of the first member), ..."""
     label: str
     color: int | None
     psnr_db: float | None
-    crop: str
-    below: str
-    box: tuple[float, float, float, float] | None = None
-    """Left, top, width, height in % of the picture below."""
+    pixels: np.ndarray
+    """uint8 (H, W, 3)."""
+    error: np.ndarray
+    """Difference from the clean version, float (H, W) on [0, 1]."""
 
 
 @dataclass(frozen=True)
-class Study:
-    """An image seen closely."""
+class ExampleImage:
+    """The kept versions of an image: clean, degraded, outputs."""
 
     key: str
     ranks: list[str]
-    width: int
-    side: int
-    """Of the window, px."""
-    shown: list[CloseUp]
+    """Ranks by the first member's PSNR, if any: best, median, worst."""
+    versions: list[Version]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width, height in px."""
+        height, width = self.versions[0].pixels.shape[:2]
+        return width, height
+
+    @property
+    def outputs(self) -> list[Version]:
+        return self.versions[2:]
+
+    @property
+    def window(self) -> Box:
+        """Window of the close-ups: where the models' errors, taken together, are largest."""
+        return worst_window(np.sqrt(np.mean([version.error**2 for version in self.outputs], axis=0)))
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """All pictures of a section."""
+    """All images of a section."""
 
-    choices: list[tuple[str, str]]
-    """Name and label of each version that a figure can show."""
-    figures: list[Figure]
-    studies: list[Study]
+    images: list[ExampleImage]
+    """Images that every member keeps."""
+    studies: list[ExampleImage]
+    """Images for close-ups."""
     largest_error: float
-    """Where the colours of the error maps end, on [0, 1]."""
+    """End of the error maps' colour scale, on [0, 1]."""
     missing: list[tuple[RunFacts, list[str], str]]
-    """Runs that keep no picture of some of the first one's best, median and worst images, the keys, and what to do."""
+    """Runs that lack examples of best, median or worst, their keys, and the command that keeps them."""
 
 
 def make_gallery(members: Sequence[Member], ranked: Mapping[str, str]) -> Gallery:
-    """`ranked`: best, median, worst -> key. ValueError for a picture that cannot be read."""
+    """ranked: best, median, worst -> key. UserError for an image that cannot be read."""
     ranks: dict[str, list[str]] = {}
     for rank, key in ranked.items():
         ranks.setdefault(key, []).append(rank)
-    pictures = {key: read_versions(key, members) for key in kept_keys(members[0][1], list(ranks))}
-    largest = error_scale(pictures.values())
-    complete = [key for key, versions in pictures.items() if len(versions) == 2 + len(members)]
-    return Gallery(
-        choices_of(members),
-        [figure(key, ranks.get(key, []), pictures[key], members, largest) for key in complete[:PICTURES]],
-        [study(key, ranks[key], pictures[key], members, largest) for key in ranks if key in pictures],
-        largest,
-        [
-            (run, keys, evaluate_command(run, evaluation, run.url, keys))
-            for run, evaluation in members
-            if (keys := lacking(evaluation, ranks))
-        ],
-    )
-
-
-def restored(place: int) -> str:
-    """Name of a member's output among the versions."""
-    return f"restored-{place}"
+    keys = kept_keys(members[0][1], list(ranks))
+    images = [ExampleImage(key, ranks.get(key, []), read_versions(key, members)) for key in keys]
+    missing = [
+        (run, lacking, evaluate_command(run, evaluation, run.url, lacking))
+        for run, evaluation in members
+        if (lacking := [key for key in ranks if not evaluation.has_examples(key, "restored")])
+    ]
+    complete = [image for image in images if len(image.outputs) == len(members)]
+    studies = [image for image in images if image.ranks and image.outputs]
+    return Gallery(complete[:MAX_IMAGES], studies, error_scale(images), missing)
 
 
 def kept_keys(evaluation: Evaluation, first: list[str]) -> list[str]:
-    """Images whose three pictures are there; these keys come first."""
-    order = dict.fromkeys([*first, *(row["key"] for row in evaluation.images)])
-    names = {key: [example_name(key, kind) for kind in ("clean", "degraded", "restored")] for key in order}
-    return [key for key in order if evaluation.pictures.issuperset(names[key])][: PICTURES + len(first)]
+    """Images with all three example files; these keys come first."""
+    keys = dict.fromkeys([*first, *(row["key"] for row in evaluation.per_image)])
+    return [key for key in keys if evaluation.has_examples(key, *EXAMPLE_KINDS)][: MAX_IMAGES + len(first)]
 
 
-def lacking(evaluation: Evaluation, keys: Mapping[str, object]) -> list[str]:
-    return [key for key in keys if example_name(key, "restored") not in evaluation.pictures]
-
-
-def read_versions(key: str, members: Sequence[Member]) -> Versions:
-    """What is kept of an image, as far as it is of one size."""
+def read_versions(key: str, members: Sequence[Member]) -> list[Version]:
+    """Clean and degraded image, and the kept outputs that have their size."""
     first = members[0][1]
-    versions = {kind: read_picture(first, example_name(key, kind)) for kind in ("clean", "degraded")}
-    for place, (_, evaluation) in enumerate(members):
-        if example_name(key, "restored") in evaluation.pictures:
-            pixels = read_picture(evaluation, example_name(key, "restored"))
-            if pixels.shape == versions["clean"].shape == versions["degraded"].shape:
-                versions[restored(place)] = pixels
+    clean, degraded = (read_image(first, example_name(key, kind)) for kind in ("clean", "degraded"))
+    if degraded.shape != clean.shape:
+        raise UserError(f"the examples of {key} in {first.store.url} have different sizes; evaluate again.")
+    versions = [
+        Version("clean", "clean", None, None, clean, error_map(clean, clean)),
+        Version(
+            "degraded", "degraded", None, first.image(key).get("psnr_db_degraded"), degraded, error_map(degraded, clean)
+        ),
+    ]
+    for i, (run, evaluation) in enumerate(members):
+        if evaluation.has_examples(key, "restored"):
+            pixels, psnr_db = (
+                read_image(evaluation, example_name(key, "restored")),
+                evaluation.image(key)["psnr_db_restored"],
+            )
+            if pixels.shape == clean.shape:
+                error = error_map(pixels, clean)
+                versions.append(Version(f"restored-{i}", run.label, run.color, psnr_db, pixels, error))
     return versions
 
 
-def error_scale(pictures: object) -> float:
-    """One for all error maps, so that they can be compared: what one pixel in 50 of a restored one exceeds."""
-    errors = [
-        error_of(pixels, versions["clean"])
-        for versions in pictures  # type: ignore[attr-defined]
-        for name, pixels in versions.items()
-        if name not in ("clean", "degraded")
-    ]
+def error_scale(images: Sequence[ExampleImage]) -> float:
+    """End of the scale of all error maps, so that they can be compared: 98 % of any output's pixels lie below."""
+    errors = [version.error for image in images for version in image.outputs]
     reached = max((float(np.quantile(error, 0.98)) for error in errors), default=0.0)
     return next(scale for scale in ERROR_SCALES if scale >= reached)
-
-
-def choices_of(members: Sequence[Member]) -> list[tuple[str, str]]:
-    """What can be laid beside what in the gallery."""
-    outputs = [(restored(place), run.label) for place, (run, _) in enumerate(members)]
-    errors = [(f"error-{place}", f"error of {run.label}") for place, (run, _) in enumerate(members)]
-    return [("clean", "clean"), ("degraded", "degraded"), *outputs, *errors]
-
-
-def scores(key: str, members: Sequence[Member]) -> list[Score]:
-    """Of the degraded version, if it is known, and of each system's output."""
-    degraded = members[0][1].image(key).get("psnr_db_degraded")
-    found = [] if degraded is None else [Score("degraded", None, degraded)]
-    return found + [Score(run.label, run.color, e.image(key)["psnr_db_restored"]) for run, e in members]
-
-
-def figure(key: str, ranks: list[str], versions: Versions, members: Sequence[Member], largest: float) -> Figure:
-    pictures = dict(versions)
-    for place in range(len(members)):
-        error = error_of(versions[restored(place)], versions["clean"])
-        pictures[f"error-{place}"] = error_picture(error, largest)
-    layers = [Layer(name, label, data_uri(pictures[name])) for name, label in choices_of(members)]
-    height, width = versions["clean"].shape[:2]
-    return Figure(key, ranks, width, height, layers, scores(key, members))
-
-
-def study(key: str, ranks: list[str], versions: Versions, members: Sequence[Member], largest: float) -> Study:
-    """The window is where the systems' errors, taken together, are largest."""
-    clean = versions["clean"]
-    outputs = {place: versions[restored(place)] for place in range(len(members)) if restored(place) in versions}
-    window = worst_place(np.sqrt(np.mean([error_of(pixels, clean) ** 2 for pixels in outputs.values()], axis=0)))
-    height, width = clean.shape[:2]
-    top, left, side = window
-    box = (100 * left / width, 100 * top / height, 100 * side / width, 100 * side / height)
-    psnr_db = {score.label: score.psnr_db for score in scores(key, members)}
-
-    def close_up(label: str, color: int | None, pixels: np.ndarray) -> CloseUp:
-        error = error_picture(error_of(pixels, clean), largest)
-        return CloseUp(label, color, psnr_db.get(label), data_uri(cut(pixels, window)), data_uri(error))
-
-    shown = [
-        CloseUp("clean", None, None, data_uri(cut(clean, window)), data_uri(clean), box),
-        close_up("degraded", None, versions["degraded"]),
-        *(close_up(members[place][0].label, members[place][0].color, pixels) for place, pixels in outputs.items()),
-    ]
-    return Study(key, ranks, width, side, shown)

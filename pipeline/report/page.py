@@ -1,4 +1,4 @@
-"""Everything together: one HTML page without a server, a network or a file beside it."""
+"""The page: one HTML file that needs no server, no network and no other file."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import hashlib
 import shlex
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import plots
+from pipeline.report import svg_plot
 from pipeline.report.curves import inverses, trainings
-from pipeline.report.image_html import ramp_css
+from pipeline.report.image_html import colored_error, cut, data_uri, ramp_css
 from pipeline.report.load import RunFacts
-from pipeline.report.paper_tables import PaperTable
 from pipeline.report.rerun_commands import commands
 from pipeline.report.results import sections
+from pipeline.runs.paper_table import PaperTable
+from pipeline.runs.texts import formatted, model_title, task_title
 
 TEMPLATES = "templates"
 
 
 def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str) -> str:
-    """The page. `command` made it. The same runs give the same bytes. ValueError for pictures that cannot be read."""
+    """The page, made by `command`. The same runs give the same bytes. UserError for images that cannot be read."""
     environment = Environment(
         loader=PackageLoader("pipeline.report", TEMPLATES),
         autoescape=True,  # names of files, runs and images come from anywhere
@@ -32,8 +32,16 @@ def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str)
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shell"] = shlex.quote
-    script = own_file("page.js")
+    environment.filters |= {
+        "shell": shlex.quote,
+        "data_uri": data_uri,
+        "cut": cut,
+        "colored_error": colored_error,
+        "number": formatted,
+        "model_title": model_title,
+        "task_title": task_title,
+    }
+    script = template_text("page.js")
     results = sections(runs)
     return environment.get_template("page.html").render(
         title=title_of(runs, [section.title for section in results], tables),
@@ -45,21 +53,21 @@ def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str)
         settings={run.url: settings(run, runs) for run in runs},
         repeat={run.url: commands(run) for run in runs},
         command=command,
-        plot_size=plots,
+        plot_size=svg_plot,
         ramp=Markup(ramp_css()),
-        style=Markup(own_file("page.css")),
+        style=Markup(template_text("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def own_file(name: str) -> str:
-    """Text that is part of the program."""
+def template_text(name: str) -> str:
+    """A file of the templates, as it stands."""
     return files("pipeline.report").joinpath(f"{TEMPLATES}/{name}").read_text(encoding="utf-8")
 
 
 def title_of(runs: Sequence[RunFacts], results: Sequence[str], tables: Sequence[PaperTable]) -> str:
-    """The page's heading."""
+    """Heading of the page."""
     if len(results) == 1:
         return results[0]
     if not runs:
@@ -68,18 +76,11 @@ def title_of(runs: Sequence[RunFacts], results: Sequence[str], tables: Sequence[
 
 
 def settings(run: RunFacts, runs: Sequence[RunFacts]) -> list[tuple[str, str, bool]]:
-    """Name and value of each setting, and whether it tells this run from the others; those come first."""
-    own = flat(run.config)
-    others = [flat(other.config) for other in runs]
-    apart = {"data", "name", "out", "config"}
+    """Option, value, and whether the value distinguishes the run from others; those come first."""
+    ignored = {"data", "name", "out", "config"}
     found = [
-        (name, "–" if value is None else str(value), name not in apart and any(o.get(name) != value for o in others))
-        for name, value in own.items()
+        (name, "–" if value is None else str(value), differs)
+        for name, value in run.options.items()
+        for differs in [name not in ignored and any(other.options.get(name) != value for other in runs)]
     ]
-    return sorted(found, key=lambda one: not one[2])
-
-
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """model: {K: 4} becomes K: 4."""
-    model = config.get("model")
-    return {**{n: v for n, v in config.items() if n != "model"}, **(model if isinstance(model, dict) else {})}
+    return sorted(found, key=lambda setting: not setting[2])

@@ -1,4 +1,4 @@
-"""Evaluations on the same images, beside each other: figures, pictures, and what the figures belong to."""
+"""Evaluations on the same images, side by side: figures, images and protocol."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.gallery import Gallery, Member, make_gallery
-from pipeline.report.load import RunFacts, last_part, task_title
-from pipeline.report.plots import Line, Plot, draw
-from pipeline.runs.evaluations import best_median_worst, is_number
+from pipeline.report.load import RunFacts
+from pipeline.report.svg_plot import Line, Plot, draw_plot
+from pipeline.runs.evaluations import best_median_worst
+from pipeline.runs.texts import formatted, is_number, task_title, url_name
 
 BINS = 24
 COLUMNS = (
-    ("psnr_db_restored", "PSNR (dB)", "{:.2f}", True),
-    ("gain_db", "Gain (dB)", "{:+.2f}", False),
-    ("psnr_db_hole_restored", "PSNR in the hole (dB)", "{:.2f}", True),
-    ("ssim_restored", "SSIM", "{:.4f}", True),
-    ("ssim_released_restored", "SSIM (released)", "{:.4f}", True),
-    ("parameters", "Parameters", "{:,.0f}", False),
-    ("trained_images", "Images trained on", "{:,.0f}", False),
-    ("images_per_sec", "Images/s", "{:,.1f}", False),
+    ("psnr_db_restored", "PSNR (dB)", ".2f", True),
+    ("gain_db", "Gain (dB)", "+.2f", False),
+    ("psnr_db_hole_restored", "PSNR in the hole (dB)", ".2f", True),
+    ("ssim_restored", "SSIM", ".4f", True),
+    ("ssim_released_restored", "SSIM (released)", ".4f", True),
+    ("parameters", "Parameters", ",.0f", False),
+    ("trained_images", "Images trained on", ",.0f", False),
+    ("images_per_sec", "Images/s", ",.1f", False),
 )
-"""Name of the figure, heading, format, whether the largest one is marked."""
+"""Value of metrics.json, heading, format, whether the largest value is marked."""
 PROTOCOL = {
     "images": "Images",
     "data": "Data set",
-    "dataset_sha256": "SHA-256 of dataset.json",
+    "dataset_sha256": "SHA-256 of the manifest",
     "split": "Split",
     "image_size": "Side (px)",
     "bits": "Bits",
@@ -40,22 +41,27 @@ PROTOCOL = {
     "ssim_released": "SSIM (released)",
     "precision": "Precision",
 }
+"""Value of metrics.json: heading."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class Figure:
+    """One value of a row."""
+
     heading: str
     text: str
     best: bool = False
-    before: str = ""
-    """The same of the degraded images, if it is a measure of images."""
+    degraded: str = ""
+    """The same of the degraded images; empty if it is no measure of images."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
+    """Figures of a run, or of the degraded images."""
+
     label: str
     color: int | None
-    cells: list[Cell]
+    figures: list[Figure]
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Section:
     anchor: str
     title: str
     members: list[Member]
-    rows: list[Row]
+    rows: list[ModelRow]
     gallery: Gallery
     histogram: Plot | None
     protocol: list[tuple[str, str]]
@@ -83,65 +89,56 @@ def sections(runs: Sequence[RunFacts]) -> list[Section]:
 def make_section(anchor: str, members: list[Member]) -> Section:
     metrics = members[0][1].metrics
     protocol = metrics.get("protocol", "standard")
-    title = f"{last_part(metrics['data'])}, {task_title(metrics['label'])}"
     notes = [] if metrics["split"] == "test" else [f"{metrics['split']} split"]
     notes += [] if protocol == "standard" else [f"{protocol} protocol"]
     return Section(
         anchor,
-        title + (f" ({', '.join(notes)})" if notes else ""),
+        f"{url_name(metrics['data'])}, {task_title(metrics['label'])}" + (f" ({', '.join(notes)})" if notes else ""),
         members,
         rows_of(members),
-        make_gallery(members, best_median_worst(members[0][1].images)),
+        make_gallery(members, best_median_worst(members[0][1].per_image)),
         histogram(members),
         protocol_of([evaluation.metrics for _, evaluation in members]),
     )
 
 
-def rows_of(members: list[Member]) -> list[Row]:
-    """The degraded images, then each system; columns that nobody has are left out."""
+def rows_of(members: list[Member]) -> list[ModelRow]:
+    """The degraded images, then each run; without columns that no run has."""
     values = [
         {**e.metrics, "gain_db": e.metrics["psnr_db_restored"] - e.metrics["psnr_db_degraded"]} for _, e in members
     ]
-    columns = [column for column in COLUMNS if any(is_number(one.get(column[0])) for one in values)]
-    degraded = [
-        Cell(heading, text(values[0].get(name.replace("restored", "degraded")) if "restored" in name else None, form))
-        for name, heading, form, _ in columns
-    ]
-    rows = [Row("degraded", None, degraded)]
-    for (run, _), own in zip(members, values, strict=True):
-        cells = []
-        for (name, heading, form, marked), before in zip(columns, degraded, strict=True):
-            others = [one[name] for one in values if is_number(one.get(name))]
-            is_best = marked and len(others) > 1 and is_number(own.get(name)) and own[name] >= max(others)
-            cells.append(Cell(heading, text(own.get(name), form), is_best, before.text))
-        rows.append(Row(run.label, run.color, cells))
+    rows = [ModelRow("degraded", None, []), *(ModelRow(run.label, run.color, []) for run, _ in members)]
+    for name, heading, pattern, is_marked in COLUMNS:
+        known = [one[name] for one in values if is_number(one.get(name))]
+        if not known:
+            continue
+        measure = name.replace("restored", "degraded") if "restored" in name else ""
+        degraded = formatted(values[0].get(measure), pattern)
+        rows[0].figures.append(Figure(heading, degraded))
+        for row, own in zip(rows[1:], values, strict=True):
+            is_best = is_marked and len(known) > 1 and own.get(name) == max(known)
+            row.figures.append(Figure(heading, formatted(own.get(name), pattern), is_best, degraded))
     return rows
-
-
-def text(value: Any, form: str) -> str:
-    """Empty for what is not known."""
-    return form.format(value) if is_number(value) else ""
 
 
 def histogram(members: list[Member]) -> Plot | None:
     """Share of the images over their restored PSNR; None for few images."""
-    values = [np.array([row["psnr_db_restored"] for row in e.images]) for _, e in members]
-    values = [of_one[np.isfinite(of_one)] for of_one in values]
-    if min(map(len, values)) < 2 * BINS:
+    psnr_db = [np.array([row["psnr_db_restored"] for row in e.per_image]) for _, e in members]
+    psnr_db = [values[np.isfinite(values)] for values in psnr_db]
+    if min(map(len, psnr_db)) < 2 * BINS:
         return None
-    edges = np.histogram_bin_edges(np.concatenate(values), BINS)
+    edges = np.histogram_bin_edges(np.concatenate(psnr_db), BINS)
     middles = ((edges[1:] + edges[:-1]) / 2).tolist()
     lines = []
-    for (run, _), of_one in zip(members, values, strict=True):
-        percent = 100 * np.histogram(of_one, edges)[0] / len(of_one)
+    for (run, _), values in zip(members, psnr_db, strict=True):
+        percent = 100 * np.histogram(values, edges)[0] / len(values)
         points = list(zip(middles, percent.tolist(), strict=True))
-        lines.append(Line(run.label, points, run.color, legend=f"{run.label}, median {np.median(of_one):.2f}"))
-    title = "Images (%) at each PSNR"
-    return draw(title, lines, x_label="PSNR of the restored image (dB)", goes_on=False)
+        lines.append(Line(run.label, points, run.color, legend=f"{run.label}, median {np.median(values):.2f}"))
+    return draw_plot("Images (%) at each PSNR", lines, x_label="PSNR of the restored image (dB)", from_zero=False)
 
 
 def protocol_of(metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What the figures belong to; several values where the systems differ."""
+    """Protocol of the figures; several values where the runs differ."""
     found = []
     for name, title in PROTOCOL.items():
         values = dict.fromkeys(str(one[name]) for one in metrics if one.get(name) is not None)

@@ -1,4 +1,4 @@
-"""A bar chart as SVG, without any library."""
+"""Bar chart of the claim, as an SVG document for light and dark pages."""
 
 from __future__ import annotations
 
@@ -6,81 +6,58 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-LABEL_PX, PLOT_PX, VALUE_PX, ROW_PX, BAR_PX = 190, 420, 150, 26, 16
-TOP_PX, FOOT_PX, GAP_PX, MARGIN_PX = 76, 46, 10, 16
-INK, FAINT, RULE = "#22272e", "#6b7480", "#d5dae0"
-COLOURS = {"output": "#3b76b5", "narrowest": "#8fb7df", "inverse": "#d9822b"}
+from matplotlib.axes import Axes
+
+from pipeline.runs.svg import css_color, svg_elements
+
+WIDTH, LEFT, RIGHT, TOP, FOOT = 776, 206, 150, 76, 30
+ROW_PX, GAP_PX, BAR_PX = 26, 10, 16
+COLORS = {"output": "--s0", "bottleneck": "--s1", "inverse": "--s2"}
+THEMES = """
+  svg { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; --paper: #fff; --ink: #22272e;
+    --muted: #6b7480; --faint: #d5dae0; --s0: #3b76b5; --s1: #8fb7df; --s2: #d9822b; }
+  @media (prefers-color-scheme: dark) { svg { --paper: #131416; --ink: #e9e9e6; --muted: #9a9da3; --faint: #34373b;
+    --s0: #5b9bdf; --s1: #35597f; --s2: #ff9a56; } }
+"""
 
 
 class Bar(NamedTuple):
-    """One line of the chart."""
+    """One bar of the chart."""
 
     group: str
     label: str
     kind: str
-    """Chooses the colour: one of `COLOURS`."""
+    """Key of its colour in `COLORS`."""
     value: float
     text: str
-    """Stands at the bar's end."""
+    """Text at the bar's end."""
 
 
-def draw(title: str, subtitle: str, bars: Sequence[Bar], mark: float, mark_text: str) -> str:
-    """Horizontal bars from 0 in groups, and a dashed line at `mark`; the whole SVG document."""
-    most = max([mark, *(bar.value for bar in bars)]) * 1.02
+def draw_bars(title: str, subtitle: str, bars: Sequence[Bar], mark: float, mark_text: str) -> str:
+    """SVG document: horizontal bars from 0, with a gap between groups, and a dashed line at `mark`."""
     groups = list(dict.fromkeys(bar.group for bar in bars))
-    height = TOP_PX + len(bars) * ROW_PX + len(groups) * GAP_PX + FOOT_PX
-    width = MARGIN_PX + LABEL_PX + PLOT_PX + VALUE_PX
-    left = MARGIN_PX + LABEL_PX
+    middles = [ROW_PX * (i + 0.5) + GAP_PX * groups.index(bar.group) for i, bar in enumerate(bars)]
+    length = ROW_PX * len(bars) + GAP_PX * len(groups)
+    most = max([mark, *(bar.value for bar in bars)]) * 1.02
+    widths, ink = [max(bar.value, most / 300) for bar in bars], css_color("--ink")
 
-    def x_of(value: float) -> float:
-        return left + PLOT_PX * value / most
+    def draw_axes(axes: Axes) -> None:
+        axes.set(xlim=(0, most), ylim=(length, 0), xticks=[])  # a unit of y is a px
+        axes.set_yticks(middles, [f"{bar.group}, {bar.label}" for bar in bars], fontsize=13, color=ink)
+        axes.axvline(0, color=css_color("--faint"))
+        axes.axvline(mark, color=ink, linewidth=1, linestyle=(0, (4, 4)))
+        drawn = axes.barh(middles, widths, BAR_PX, color=[css_color(COLORS[bar.kind]) for bar in bars])
+        edge = {"facecolor": css_color("--paper"), "edgecolor": "none", "pad": 1.5}  # hides the dashed line
+        axes.bar_label(drawn, [bar.text for bar in bars], padding=7, fontsize=13, color=ink, bbox=edge)
+        axes.text(mark, length + 8, mark_text, ha="right", va="top", fontsize=13, color=css_color("--muted"))
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{escape(title)}" font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, '
-        'sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        _text(MARGIN_PX, 28, title, size=17, weight=600),
-        _text(MARGIN_PX, 50, subtitle, fill=FAINT),
-    ]
-    y = float(TOP_PX)
-    for group in groups:
-        for bar in (bar for bar in bars if bar.group == group):
-            middle = y + ROW_PX / 2
-            length = max(x_of(bar.value) - left, 1.5)
-            parts.append(_text(left - 10, middle, f"{bar.group}, {bar.label}", anchor="end"))
-            parts.append(
-                f'<rect x="{left}" y="{middle - BAR_PX / 2:.1f}" width="{length:.1f}" height="{BAR_PX}" rx="2" '
-                f'fill="{COLOURS[bar.kind]}"/>'
-            )
-            # A white edge keeps the text readable where the dashed line crosses it.
-            parts.append(_text(left + length + 7, middle, bar.text, halo=True))
-            y += ROW_PX
-        y += GAP_PX
-    bottom = y
-    line = f'<line x1="{left}" x2="{left}" y1="{TOP_PX - 4}" y2="{bottom:.1f}" stroke="{RULE}"/>'
-    dashed = (
-        f'<line x1="{x_of(mark):.1f}" x2="{x_of(mark):.1f}" y1="{TOP_PX - 4}" y2="{bottom:.1f}" stroke="{INK}" '
-        'stroke-dasharray="4 4"/>'
-    )
-    parts[4:4] = [line, dashed]
-    parts.append(_text(min(x_of(mark), width - MARGIN_PX - 4), bottom + 18, mark_text, fill=FAINT, anchor="end"))
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    fill: str = INK,
-    anchor: str = "start",
-    size: int = 13,
-    weight: int = 400,
-    halo: bool = False,
-) -> str:
-    edge = ' paint-order="stroke" stroke="white" stroke-width="4" stroke-linejoin="round"' if halo else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
-        f'dominant-baseline="middle"{edge}>{escape(text)}</text>'
-    )
+    height = TOP + length + FOOT
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img">
+<title>{escape(title)}</title>
+<style>{THEMES}</style>
+<rect width="{WIDTH}" height="{height}" fill="var(--paper)"/>
+<text x="16" y="33" font-size="17" font-weight="600" fill="var(--ink)">{escape(title)}</text>
+<text x="16" y="54" fill="var(--muted)">{escape(subtitle)}</text>
+{svg_elements((WIDTH, height), (LEFT, RIGHT, TOP, FOOT), draw_axes)}
+</svg>
+"""

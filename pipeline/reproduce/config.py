@@ -1,4 +1,4 @@
-"""What `pipeline.reproduce` can be told. No heavy import here: `--help` prints from these classes."""
+"""Options of `pipeline.reproduce`. Imports nothing heavy: `--help` prints from this class."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from infra.storage import UserError
 from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.reproduce import paper_numbers as paper
 
-CLAIM_SYSTEMS = ("dncnn", "ffdnet", "unet", "irae")
+CLAIM_MODELS = ("dncnn", "ffdnet", "unet", "irae")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a cell trains: images, minutes, or (neither) the paper's schedule."""
+    """Length of a training: images, minutes, or (neither) the paper's schedule."""
 
     images: int | None = None
     minutes: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """`20000images`, `3min` or `full`. ValueError for another text."""
+        """`20000images`, `3min` or `full`. UserError for another text."""
         if text == "full":
             return cls()
         found = re.fullmatch(r"([0-9][0-9_.,]*) ?(images|min)", text)
@@ -45,43 +45,43 @@ class Budget:
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """Train and evaluate every system of one of the paper's tables alike, and print it next to the paper's numbers.
+    """Train and evaluate every model of one of the paper's tables alike, and print it next to the paper's numbers.
 
-    --claim instead measures how much of its input each trained network still knows. The same command again goes on
-    where it was interrupted; what was trained before is not trained again.
+    --claim instead measures how much of its input each trained network still knows. The same command again resumes
+    after an interruption; finished experiments are not repeated.
     """
 
     table: Literal[1, 2, 3] | None = None
     """1: noise. 2: JPEG. 3: inpainting."""
     claim: bool = False
-    """What do networks lose of their input? On one data set."""
+    """Measure how much of its input each network still knows, on one data set."""
     datasets: tuple[str, ...] = ()
     """Names of data sets below IRAE_STORE/data, or URLs. Default: the paper's for the table; celeba for the claim."""
     budget: str = "3min"
-    """Training of each system: 20000images, 3min, or full (the paper's schedule). Without a GPU, minutes are of
+    """Training of each model: 20000images, 3min, or full (the paper's schedule). Without a GPU, minutes are of
     processor time."""
     protocol: Literal["standard", "released"] = "standard"
     """released: the released code's (5 bits, its test split). Its figures cannot be compared with the usual ones."""
     seeds: tuple[int, ...] = (0,)
-    """Each cell is trained once with each."""
-    systems: tuple[str, ...] = ()
-    """Of those that the table compares. Default: all."""
+    """Each experiment is run once with each seed."""
+    models: tuple[str, ...] = ()
+    """Models of the table. Default: all."""
     tasks: tuple[str, ...] = ()
-    """Rows of the table, such as noise25. Default: all. The claim takes one noise level, noise25 unless told."""
+    """Rows of the table, such as noise25. Default: all. The claim takes one noise level; default: noise25."""
     global_batch_size: int | None = None
     """Images in a step. Default: 16; for the full budget the paper's 100 (inpainting: 18)."""
     test_images: int = 0
-    """Evaluate on the first so many images of the split. 0: all."""
+    """Images to evaluate, the first of the split. 0: all."""
     decoder_budget: str = "20000images"
     """--claim: training of each decoder."""
     budget_clock: Literal["auto", "wall", "processor"] = "auto"
-    """What minutes are measured with. auto: wall where this machine has a GPU, else processor."""
+    """Clock of minutes. auto: wall where this machine has a GPU, else processor."""
     out: str | None = None
     """URL of the folder for the table. Default: IRAE_STORE/reproductions/NAME."""
     ray: bool = True
-    """--no-ray: one cell after the other in this process."""
+    """--no-ray: one experiment after the other in this process."""
     dry_run: bool = False
-    """List the cells and touch nothing."""
+    """List the experiments and touch nothing."""
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -92,51 +92,45 @@ class ReproduceConfig:
         for text in (self.budget, self.decoder_budget):
             try:
                 Budget.parse(text)
-            except ValueError as error:
+            except UserError as error:
                 problems.append(str(error))
         if self.decoder_budget == "full":
             problems.append("--decoder-budget is full, but must be like 20000images or 3min.")
         if not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds):
             problems.append(f"--seeds is {self.seeds}, but must be different numbers from 0 up.")
-        if self.claim and len(self.seeds) > 1:
-            problems.append("--claim takes one seed.")
-        if self.claim and len(self.datasets) > 1:
-            problems.append("--claim takes one data set.")
-        problems += _not_among("--systems", self.systems, self.systems_known)
-        problems += _not_among("--tasks", self.tasks, self.tasks_known)
-        if self.claim and len(self.tasks) > 1:
-            problems.append("--claim takes one noise level.")
+        for given, name in ((self.seeds, "seed"), (self.datasets, "data set"), (self.tasks, "noise level")):
+            if self.claim and len(given) > 1:
+                problems.append(f"--claim takes one {name}.")
+        for option, chosen, known in (
+            ("--models", self.models, self.known_models),
+            ("--tasks", self.tasks, self.known_tasks),
+        ):
+            problems += [
+                f"{option} holds {one!r}, but must be of {', '.join(known)}." for one in chosen if one not in known
+            ]
         raise_problems(problems)
 
     @property
-    def systems_known(self) -> tuple[str, ...]:
-        """Systems that can be asked for, in the table's order."""
-        known = CLAIM_SYSTEMS if self.claim else paper.MODELS[self.table or 1]
-        return tuple(system for system in known if system not in NOT_HERE)
+    def known_models(self) -> tuple[str, ...]:
+        """Models to choose from, in the table's order."""
+        models = CLAIM_MODELS if self.claim else paper.MODELS[self.table or 1]
+        return tuple(model for model in models if model not in paper.NOT_BUILT)
 
     @property
-    def tasks_known(self) -> tuple[str, ...]:
-        """Rows that can be asked for. The claim needs to know how much noise there is."""
+    def known_tasks(self) -> tuple[str, ...]:
+        """Tasks to choose from. The claim needs a known noise level."""
         return tuple(t for t in paper.LABELS[self.table or 1] if not (self.claim and t == "noise-blind"))
 
     @property
-    def chosen_systems(self) -> tuple[str, ...]:
-        return tuple(s for s in self.systems_known if not self.systems or s in self.systems)
+    def chosen_models(self) -> tuple[str, ...]:
+        return tuple(model for model in self.known_models if not self.models or model in self.models)
 
     @property
     def chosen_tasks(self) -> tuple[str, ...]:
         if self.claim and not self.tasks:
             return ("noise25",)
-        return tuple(t for t in self.tasks_known if not self.tasks or t in self.tasks)
+        return tuple(task for task in self.known_tasks if not self.tasks or task in self.tasks)
 
     @property
     def chosen_datasets(self) -> tuple[str, ...]:
         return self.datasets or (("celeba",) if self.claim else paper.DATASETS[self.table or 1])
-
-
-NOT_HERE = ("contextual-attention", "shift-net", "coherent-semantic-attention")
-"""Systems of table 3 that are not built here; the paper's numbers are shown for them."""
-
-
-def _not_among(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> list[str]:
-    return [f"{option} holds {one!r}, but must be of {', '.join(known)}." for one in given if one not in known]

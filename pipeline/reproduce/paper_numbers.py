@@ -1,4 +1,4 @@
-"""The paper's numbers (arXiv 2009.03173, tables 1 to 3) and what its text says of data and schedule. Plain values."""
+"""The paper's numbers (arXiv 2009.03173, tables 1 to 3) and its data and schedule."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """What the paper reports of one system on one task."""
+    """The paper's result of one model on one task."""
 
     psnr_db: float
     ssim: float | None = None
-    """On the scale of the released code; see irae/metrics.py."""
+    """As the released code computes it; see irae/metrics.py."""
 
 
 TITLES = {
@@ -24,21 +24,23 @@ MODELS = {
     3: ("contextual-attention", "shift-net", "coherent-semantic-attention", "irae"),
 }
 """Columns of each table, in the paper's order."""
+NOT_BUILT = MODELS[3][:3]
+"""Models that are not implemented here; the paper's numbers are shown for them."""
 LABELS = {
     1: ("noise15", "noise25", "noise50", "noise-blind"),
     2: ("jpeg10", "jpeg20", "jpeg30", "jpeg40"),
     3: ("inpaint-box",),
 }
-"""Rows of each table (of each data set, in table 1)."""
+"""Rows of each table; in table 1, of each data set."""
 DATASETS = {1: ("celeba", "cub", "flowers"), 2: ("celeba",), 3: ("celeba-hq",)}
 """Sources of the data. The paper names none for table 2."""
 TRAIN_IMAGES = {"celeba": 162_770, "cub": 5_994, "flowers": 6_149}
 TEST_IMAGES = {"celeba": 19_962, "cub": 5_794, "flowers": 2_040}
-"""Of the official splits; Flowers as the released code splits it."""
+"""Sizes of the official splits; Flowers as the released code splits it."""
 IMAGE_SIZE = {"celeba": 64, "cub": 128, "flowers": 128, "celeba-hq": 256}
 TABLE_3_IMAGE_SIZE = 256
 BATCH, INPAINT_BATCH, INPAINT_EPOCHS, INPAINT_LR = 100, 18, 200, 1e-4
-"""Of the paper and, for inpainting, of the released code."""
+"""Recipe of the paper and, for inpainting, of the released code."""
 
 _TABLE_1 = {
     "celeba": (
@@ -69,11 +71,11 @@ _TABLE_2 = (
 _TABLE_3 = ((23.93, 0.882), (26.38, 0.926), (26.54, 0.931), (27.14, 0.975))
 
 
-def figure(table: int, source: str, label: str, system: str) -> Figure | None:
-    """What the paper has there, if anything. `source`: of the data set; the tables 2 and 3 have one for all."""
-    if system not in MODELS[table] or label not in LABELS[table]:
+def figure(table: int, source: str, label: str, model: str) -> Figure | None:
+    """The paper's result, if it has one. `source`: of the data set; tables 2 and 3 have one for all."""
+    if model not in MODELS[table] or label not in LABELS[table]:
         return None
-    row, column = LABELS[table].index(label), MODELS[table].index(system)
+    row, column = LABELS[table].index(label), MODELS[table].index(model)
     if table == 1:
         return Figure(_TABLE_1[source][row][column]) if source in _TABLE_1 else None
     return Figure(*(_TABLE_2[row] if table == 2 else _TABLE_3)[column])

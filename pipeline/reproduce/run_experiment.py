@@ -1,107 +1,103 @@
-"""One cell from beginning to end, where it was interrupted: train, evaluate. In this process or a Ray task."""
+"""One experiment, resumed where it was interrupted: train, evaluate. In this process or a Ray task."""
 
 from __future__ import annotations
 
-import io
-import json
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from infra.storage import open_storage
 from infra.storage.lease import hold_lease
+from infra.storage.parquet import read_parquet
+from pipeline.config.checks import USER_ERRORS
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.evaluation import METRICS, PER_IMAGE, evaluate, prepare
-from pipeline.reproduce.experiments import Cell
-from pipeline.runs.folder import Run
+from pipeline.evaluate.evaluation import evaluate, prepare
+from pipeline.reproduce.experiments import Experiment
+from pipeline.runs.checkpoints import Checkpoints, read_json, write_json
+from pipeline.runs.evaluations import METRICS, PER_IMAGE
 from pipeline.train.distributed import ProcessGroup, use_threads
 from pipeline.train.loop import train
-from pipeline.train.prepare import claim_run
+from pipeline.train.prepare import Training, reserve_run
 from pipeline.train.step import resolve_precision
 
+logger = logging.getLogger(__name__)
+
 TRAINED = "trained.json"
-"""In the cell's folder, once its budget is used up."""
+"""File in an experiment's folder, written when its budget is used up."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a cell: its figures, or why it has none."""
+    """Measures of an experiment, or why it has none."""
 
-    cell: Cell
+    experiment: Experiment
     metrics: dict[str, Any] = field(default_factory=dict)
     """metrics.json of the evaluation."""
     trained: dict[str, Any] = field(default_factory=dict)
-    """TRAINED: images, seconds, precision."""
+    """TRAINED: images, train_s, precision, device."""
     psnr_db: list[float] = field(default_factory=list)
-    """Of each image, in the order of the split."""
+    """PSNR of each image, in the order of the split."""
     error: str | None = None
 
 
-def run_cell(cell: Cell, threads: int | None = None) -> Result:
-    """Never raises but for an interruption: a cell that fails is a row of the table with its message."""
-
+def run_experiment(experiment: Experiment, threads: int | None = None) -> Result:
+    """Train and evaluate, unless that was done before. Any error but an interruption is the result's message."""
     if threads:
         use_threads(threads)
     try:
-        trained = train_cell(cell)
-        metrics, psnr_db = evaluate_cell(cell)
-    except Exception as error:  # whatever it is, the other cells go on
-        if os.environ.get("IRAE_DEBUG"):
-            raise
-        return Result(cell, error=message(error))
-    return Result(cell, metrics, trained, psnr_db)
+        trained = train_experiment(experiment)
+        metrics, psnr_db = evaluate_experiment(experiment)
+    except Exception as error:
+        return failed(experiment, error)
+    return Result(experiment, metrics, trained, psnr_db)
 
 
-def message(error: Exception) -> str:
-    """A ValueError of ours is a sentence; others need their kind beside them."""
-    sentence = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
-    return str(error) if sentence else f"{type(error).__name__}: {error}"
+def failed(experiment: Experiment, error: Exception) -> Result:
+    """The error as a result, so that the other experiments continue. Raises it when IRAE_DEBUG is set."""
+    if os.environ.get("IRAE_DEBUG"):
+        raise error
+    if isinstance(error, USER_ERRORS):
+        return Result(experiment, error=str(error))
+    logger.error("%s failed", experiment.name, exc_info=error)
+    return Result(experiment, error=f"{type(error).__name__}: {error}")
 
 
-def train_cell(cell: Cell) -> dict[str, Any]:
-    """Train to the end of the budget, unless that was done before; what TRAINED says."""
-
-    run = Run(open_storage(cell.url))
-    held = run.read_json(TRAINED)
-    if held is not None:
-        return held
-
-    with hold_lease(run.store) as lock:
-        claim_run(cell.config)
-        group = ProcessGroup.single_process()
-        train(cell.config, group, lambda row: None, assert_lease_held=lock.check)
-        checkpoint = run.newest_checkpoint()
+def train_experiment(experiment: Experiment) -> dict[str, Any]:
+    """Train to the end of the budget, unless that was done before; returns the content of TRAINED."""
+    config, store = experiment.config, open_storage(experiment.url)
+    stored = read_json(store, TRAINED)
+    if stored is not None:
+        return stored
+    with hold_lease(store) as lease:
+        training, group = Training.open(config), ProcessGroup.single_process()
+        reserve_run(training)
+        train(config, group, lambda row: None, assert_lease_held=lease.check, training=training)
+        checkpoint = Checkpoints(store).newest()
         assert checkpoint
-        state = checkpoint.state
         trained = {
-            "images": state["images_seen"],
-            "train_s": state["train_s"],
-            "precision": resolve_precision(cell.config.precision, group.device),
+            "images": checkpoint.state["images_seen"],
+            "train_s": checkpoint.state["train_s"],
+            "precision": resolve_precision(config.model.precision, group.device),
             "device": str(group.device.type),
         }
-        run.write_json(TRAINED, trained)
+        write_json(store, TRAINED, trained)
     return trained
 
 
-def evaluate_cell(cell: Cell) -> tuple[dict[str, Any], list[float]]:
-    """Figures of the test images, unless they are there already, and PSNR (dB) of each."""
-    import pyarrow.parquet as pq
-
-    evaluation = prepare(
+def evaluate_experiment(experiment: Experiment) -> tuple[dict[str, Any], list[float]]:
+    """metrics.json of the test images, measured unless that was done before, and the PSNR (dB) of each."""
+    plan = prepare(
         EvaluateConfig(
-            run=cell.url,
-            data=cell.config.data,
-            split=cell.split,
-            protocol=cell.protocol,
-            images=cell.test_images,
-            checkpoint="best",
+            run=experiment.url,
+            data=experiment.config.data.url,
+            split=experiment.split,
+            protocol=experiment.protocol,
+            images=experiment.test_images,
         )
     )
-    try:
-        metrics = json.loads(evaluation.out.get(METRICS))
-    except FileNotFoundError:
-        metrics = {}
-    if metrics.get("images") != evaluation.images:
-        metrics = evaluate(evaluation)
-    rows = pq.read_table(io.BytesIO(evaluation.out.get(PER_IMAGE)), columns=["psnr_db_restored"])
+    metrics = read_json(plan.out, METRICS)
+    if metrics is None or metrics["images"] != plan.images:
+        metrics = evaluate(plan)
+    rows = read_parquet(plan.out, PER_IMAGE, ["psnr_db_restored"])
     return metrics, rows["psnr_db_restored"].to_pylist()

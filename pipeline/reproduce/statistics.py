@@ -1,4 +1,4 @@
-"""Means with their confidence intervals, and whether two orders of systems agree."""
+"""Means with confidence intervals, and the order of models by PSNR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infra.storage import UserError
 DRAWS = 2000
 CONFIDENCE = 0.95
 _CHUNK = 100
-"""Draws at once: their weights fit the memory."""
+"""Draws at once, so that their weights fit into memory."""
 
 
 class Estimate(NamedTuple):
@@ -26,9 +26,9 @@ class Estimate(NamedTuple):
 def bootstrap(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Mean of `values`, (images,) or (seeds, images), with a percentile bootstrap interval (Efron 1979).
 
-    Images are drawn again with replacement, and with several seeds these as well, independently: every seed's run is
-    measured on the same images. Two or three seeds tell little of how far runs differ; the interval is then too narrow.
-    ValueError for values that are not finite, or none.
+    Images and, independently, seeds are drawn with replacement: every seed's run is measured on the same images. Two or
+    three seeds say little about how far runs differ; the interval is then too narrow. UserError for values that are not
+    finite, or none.
     """
     table = np.atleast_2d(np.asarray(values, np.float64))
     if not table.size or not np.isfinite(table).all():
@@ -38,24 +38,24 @@ def bootstrap(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Estimate
     means: list[np.ndarray] = []
     for start in range(0, draws, _CHUNK):
         count = min(_CHUNK, draws - start)
-        of_images = rng.multinomial(images, np.full(images, 1 / images), size=count)
-        of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count)
-        means.append(np.einsum("ds,si,di->d", of_seeds, table, of_images, optimize=True) / table.size)
+        image_counts = rng.multinomial(images, np.full(images, 1 / images), size=count)
+        seed_counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count)
+        means.append(np.einsum("ds,si,di->d", seed_counts, table, image_counts, optimize=True) / table.size)
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(table.mean()), float(low), float(high))
 
 
-def order(psnr_db: Mapping[str, float]) -> list[str]:
-    """Systems from the best to the worst."""
-    return sorted(psnr_db, key=lambda system: -psnr_db[system])
+def ranking(psnr_db: Mapping[str, float]) -> list[str]:
+    """Models from the best to the worst."""
+    return sorted(psnr_db, key=lambda model: -psnr_db[model])
 
 
-def order_is_certain(psnr_db: Mapping[str, np.ndarray]) -> bool:
-    """Whether no neighbours in the order could be the other way round: 0 lies outside the interval of their difference.
+def ranking_is_certain(psnr_db: Mapping[str, np.ndarray]) -> bool:
+    """Whether no two neighbours of the ranking could be swapped: 0 lies outside the interval of their difference.
 
-    `psnr_db`: (images,) or (seeds, images) of each system, of the same images and seeds, so that what makes an image
-    hard for all systems drops out of the differences.
+    psnr_db: (images,) or (seeds, images) of each model, of the same images and seeds, so that an image that is hard for
+    all models drops out of the differences.
     """
-    ranked = order({system: float(np.mean(values)) for system, values in psnr_db.items()})
-    pairs = zip(ranked, ranked[1:], strict=False)
-    return all(bootstrap(psnr_db[better] - psnr_db[worse]).low > 0 for better, worse in pairs)
+    ranked = ranking({model: float(np.mean(values)) for model, values in psnr_db.items()})
+    neighbours = zip(ranked, ranked[1:], strict=False)
+    return all(bootstrap(psnr_db[better] - psnr_db[worse]).low > 0 for better, worse in neighbours)

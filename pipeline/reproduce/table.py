@@ -1,4 +1,4 @@
-"""Results of cells to rows, and rows to files: table.json, .csv, .parquet, .md."""
+"""A table made of results, and its files: table.json, .csv, .parquet, .md."""
 
 from __future__ import annotations
 
@@ -6,149 +6,139 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from infra.storage import Storage
 from pipeline.reproduce import paper_numbers as paper
 from pipeline.reproduce.caveats import caveats_of
-from pipeline.reproduce.config import NOT_HERE, ReproduceConfig
+from pipeline.reproduce.config import ReproduceConfig
 from pipeline.reproduce.markdown import to_markdown
 from pipeline.reproduce.run_experiment import Result
-from pipeline.reproduce.statistics import bootstrap, order, order_is_certain
+from pipeline.reproduce.statistics import bootstrap, ranking, ranking_is_certain
+from pipeline.runs.paper_table import NOT_BUILT, PaperTable, Row
 
-Row = dict[str, Any]
-MEANS = {"ssim": "ssim_restored", "ssim_released": "ssim_released_restored", "psnr_db_degraded": "psnr_db_degraded"}
-MEANS |= {"psnr_db_hole": "psnr_db_hole_restored"}
-"""Column of the table -> of an evaluation's metrics.json; means over the seeds."""
+MEANS = {
+    "ssim": "ssim_restored",
+    "ssim_released": "ssim_released_restored",
+    "psnr_db_degraded": "psnr_db_degraded",
+    "psnr_db_hole": "psnr_db_hole_restored",
+}
+"""Column of the table: value of metrics.json; means over the seeds."""
+PARQUET_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "tuple[int, ...]": pa.list_(pa.int64())}
 
 
-def table_of(config: ReproduceConfig, results: Sequence[Result]) -> dict[str, Any]:
-    """table.json's content."""
+def table_of(config: ReproduceConfig, results: Sequence[Result]) -> PaperTable:
+    """The table of all results."""
     assert config.table
-    groups = grouped(results)
+    groups = by_seed(results)
     rows = [row_of(config.table, group) for group in groups]
-    for dataset, source, label in dict.fromkeys((r.cell.dataset, r.cell.source, r.cell.label) for r in results):
-        rows += [
-            not_here(config.table, dataset, source, label, system)
-            for system in paper.MODELS[config.table]
-            if system in NOT_HERE
-        ]
-    agrees, certain = orders(config.table, groups)
-    return {
-        "table": config.table,
-        "title": paper.TITLES[config.table],
-        "protocol": config.protocol,
-        "budget": config.budget,
-        "caveats": caveats_of(config, results),
-        "rows": rows,
-        "order_agrees": agrees,
-        "order_certain": certain,
-    }
+    not_built = [model for model in paper.MODELS[config.table] if model in paper.NOT_BUILT]
+    for dataset, source, label in dict.fromkeys(result.experiment.row for result in results):
+        theirs = {model: paper_columns(config.table, source, label, model) for model in not_built}
+        rows += [Row(dataset, label, model, error=NOT_BUILT, **columns) for model, columns in theirs.items()]
+    agrees, certain = compare_rankings(config.table, groups)
+    title, caveats = paper.TITLES[config.table], caveats_of(config, results)
+    return PaperTable(config.table, title, config.protocol, config.budget, caveats, rows, agrees, certain)
 
 
-def grouped(results: Iterable[Result]) -> list[list[Result]]:
-    """Results that differ by the seed alone, together."""
-    groups: dict[tuple[str, str, str], list[Result]] = {}
+def by_seed(results: Iterable[Result]) -> list[list[Result]]:
+    """Groups of results that differ by the seed alone."""
+    groups: dict[Any, list[Result]] = {}
     for result in results:
-        key = (result.cell.dataset, result.cell.label, result.cell.config.system)
-        groups.setdefault(key, []).append(result)
+        groups.setdefault((result.experiment.row, result.experiment.model), []).append(result)
     return list(groups.values())
 
 
 def row_of(table: int, group: Sequence[Result]) -> Row:
-    """One system on one task of one data set, all seeds together. Seeds that failed are left out of the figures."""
-    cell = group[0].cell
+    """Row of a model on a task of a data set, over the seeds that did not fail."""
     done = [result for result in group if result.error is None]
-    row = _empty_row(table, cell.dataset, cell.source, cell.label, cell.config.system)
-    row |= {"seeds": [result.cell.config.seed for result in done], "run": group[0].cell.url}
-    row["error"] = "; ".join(f"seed {r.cell.config.seed}: {r.error}" for r in group if r.error is not None) or None
-    if not done:
-        return row
-    estimate = bootstrap(psnr_table(done))
-    row |= {"psnr_db": estimate.mean, "psnr_db_low": estimate.low, "psnr_db_high": estimate.high}
-    for column, name in MEANS.items():
-        values = [r.metrics[name] for r in done if r.metrics.get(name) is not None]
-        row[column] = float(np.mean(values)) if values else None
-    row["run"] = done[0].cell.url
-    row["parameters"] = done[0].metrics["parameters"]
-    row["test_images"] = done[0].metrics["images"]
-    row["trained_images"] = round(float(np.mean([r.trained["images"] for r in done])))
-    row["images_per_sec"] = float(np.mean([r.trained["images"] / max(r.trained["train_s"], 1e-9) for r in done]))
-    return row
+    first = (done or group)[0].experiment
+    return Row(
+        first.dataset,
+        first.label,
+        first.model,
+        **(measured_columns(done) if done else {}),
+        seeds=tuple(result.experiment.config.seed for result in done),
+        **paper_columns(table, first.source, first.label, first.model),
+        run=first.url,
+        error="; ".join(f"seed {r.experiment.config.seed}: {r.error}" for r in group if r.error is not None) or None,
+    )
 
 
-def not_here(table: int, dataset: str, source: str, label: str, system: str) -> Row:
-    """A system of the paper's that is not built here: its row has the paper's numbers alone."""
-    return _empty_row(table, dataset, source, label, system) | {"seeds": [], "error": "not here"}
+def measured_columns(done: Sequence[Result]) -> dict[str, Any]:
+    """Measures of a row: means over images and seeds, sizes and speed."""
+    psnr, metrics = bootstrap(psnr_of(done)), done[0].metrics
+    means = {
+        column: [r.metrics[name] for r in done if r.metrics.get(name) is not None] for column, name in MEANS.items()
+    }
+    return {
+        "psnr_db": psnr.mean,
+        "psnr_db_low": psnr.low,
+        "psnr_db_high": psnr.high,
+        **{column: float(np.mean(values)) for column, values in means.items() if values},
+        "parameters": metrics["parameters"],
+        "images_per_sec": float(np.mean([r.trained["images"] / max(r.trained["train_s"], 1e-9) for r in done])),
+        "trained_images": round(float(np.mean([r.trained["images"] for r in done]))),
+        "test_images": metrics["images"],
+    }
 
 
-def _empty_row(table: int, dataset: str, source: str, label: str, system: str) -> Row:
-    theirs = paper.figure(table, source, label, system)
-    row: Row = {"dataset": dataset, "task_label": label, "system": system}
-    row |= dict.fromkeys(("psnr_db", "psnr_db_low", "psnr_db_high", *MEANS, "parameters", "images_per_sec"))
-    row |= {"trained_images": None, "test_images": None, "seeds": []}
-    row |= {"paper_psnr_db": theirs.psnr_db if theirs else None, "paper_ssim": theirs.ssim if theirs else None}
-    return row | {"run": None, "error": None}
+def paper_columns(table: int, source: str, label: str, model: str) -> dict[str, Any]:
+    """The paper's values of a row."""
+    theirs = paper.figure(table, source, label, model)
+    return {"paper_psnr_db": theirs.psnr_db, "paper_ssim": theirs.ssim} if theirs else {}
 
 
-def psnr_table(done: Sequence[Result]) -> np.ndarray:
+def psnr_of(done: Sequence[Result]) -> np.ndarray:
     """PSNR (dB), (seeds, images)."""
     return np.array([result.psnr_db for result in done])
 
 
-def orders(table: int, groups: Iterable[Sequence[Result]]) -> tuple[dict[str, bool], dict[str, bool]]:
-    """For each row of the table ("celeba noise25"): whether the systems' order is the paper's, and whether ours is
-    certain. Among those that both have; rows with fewer than two such are left out."""
+def compare_rankings(table: int, groups: Iterable[Sequence[Result]]) -> tuple[dict[str, bool], dict[str, bool]]:
+    """For each row of the table ("celeba noise25"): whether the ranking of the models is the paper's, and whether ours
+    is certain. Of models that both have; rows with fewer than two are left out."""
     lines: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
     for group in groups:
-        cell = group[0].cell
         if all(result.error is None for result in group):
-            line = lines.setdefault((cell.dataset, cell.source, cell.label), {})
-            line[cell.config.system] = psnr_table(group)
+            lines.setdefault(group[0].experiment.row, {})[group[0].experiment.model] = psnr_of(group)
     agrees, certain = {}, {}
     for (dataset, source, label), line in lines.items():
-        theirs = {system: paper.figure(table, source, label, system) for system in line}
-        known = {system: found.psnr_db for system, found in theirs.items() if found}
+        theirs = {model: paper.figure(table, source, label, model) for model in line}
+        known = {model: figure.psnr_db for model, figure in theirs.items() if figure}
         if len(known) < 2:
             continue
-        ours = {system: line[system] for system in known}
-        name = f"{dataset} {label}"
-        agrees[name] = order({s: float(v.mean()) for s, v in ours.items()}) == order(known)
-        certain[name] = order_is_certain(ours)
+        name, ours = f"{dataset} {label}", {model: line[model] for model in known}
+        agrees[name] = ranking({model: float(psnr.mean()) for model, psnr in ours.items()}) == ranking(known)
+        certain[name] = ranking_is_certain(ours)
     return agrees, certain
 
 
-def write(store: Storage, table: dict[str, Any]) -> str:
-    """All four files; returns the Markdown."""
+def write(store: Storage, table: PaperTable) -> str:
+    """Write the four files; returns the Markdown."""
     text = to_markdown(table)
-    store.put("table.csv", csv_bytes(table["rows"]))
-    store.put("table.parquet", parquet_bytes(table["rows"]))
+    store.put("table.csv", csv_bytes(table.rows))
+    store.put("table.parquet", parquet_bytes(table.rows))
     store.put("table.md", text.encode())
-    store.put("table.json", json.dumps(table, indent=1).encode())
+    store.put("table.json", json.dumps(asdict(table), indent=1).encode())
     return text
 
 
 def csv_bytes(rows: Sequence[Row]) -> bytes:
-    """Seeds parted by blanks."""
+    """CSV with the seeds separated by blanks."""
     sink = io.StringIO()
-    writer = csv.DictWriter(sink, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(sink, [f.name for f in fields(Row)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "seeds": " ".join(map(str, row["seeds"]))} for row in rows)
+    writer.writerows({**asdict(row), "seeds": " ".join(map(str, row.seeds))} for row in rows)
     return sink.getvalue().encode()
 
 
 def parquet_bytes(rows: Sequence[Row]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = {
-        "seeds": pa.list_(pa.int64()),
-        **dict.fromkeys(("parameters", "trained_images", "test_images"), pa.int64()),
-    }
-    types |= dict.fromkeys(("dataset", "task_label", "system", "run", "error"), pa.string())
-    schema = pa.schema([(name, types.get(name, pa.float64())) for name in rows[0]])
+    schema = pa.schema([(f.name, PARQUET_TYPES[str(f.type).removesuffix(" | None")]) for f in fields(Row)])
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), sink)
     return sink.getvalue()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from infra.storage import UserError
 from irae.registry import MODELS
 from irae.restorer import activation_elements_per_pixel
-from pipeline.cli import ProgressLine, run_command
+from pipeline.cli import ProgressLine
 from pipeline.config.checks import USER_ERRORS
 from pipeline.data.pixels import to_pixels
 from pipeline.restore.config import RestoreConfig
@@ -21,10 +25,6 @@ from pipeline.runs.load import Trained, load_trained
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    import numpy as np
-
-
 BYTES_PER_PIXEL_AND_WIDTH = 24
 """Memory of a forward pass. IRAE: the widest layer has `width` channels at half the side; a few copies live at once.
 Other models: for each activation of the widest layer."""
@@ -32,7 +32,6 @@ Other models: for each activation of the widest layer."""
 
 def main(config: RestoreConfig) -> None:
     """Restore each image; UserError at the end names those that could not be restored."""
-
     pairs = plan_outputs(config.source, config.target)
     trained = load_trained(config.run, config.checkpoint)
     tile = tile_side(config, trained)
@@ -58,7 +57,6 @@ def main(config: RestoreConfig) -> None:
 
 def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
     """Noise level for a model with a noise map: the given one, or the run's. UserError when neither is known."""
-
     if not MODELS[trained.model.model_name].needs_sigma:
         return None
     sigma = trained.config.task.sigma_255 if config.sigma_255 is None else config.sigma_255
@@ -73,7 +71,6 @@ def restore_file(
     trained: Trained, source: Path, target: Path, tile: int, overlap: int, sigma_255: float | None
 ) -> dict[str, Any]:
     """Read, restore, write; returns a row for metrics.json."""
-
     begin = time.monotonic()
     image = read_image(source)
     height, width = image.rgb.shape[:2]
@@ -93,21 +90,15 @@ def restore_pixels(
     trained: Trained, rgb: np.ndarray, tile: int, overlap: int, sigma_255: float | None = None
 ) -> np.ndarray:
     """uint8 (H, W, 3) to the same, restored; cut into tiles when a side is longer than `tile`."""
-    from functools import partial
-
-    import torch
-
     restore = partial(trained.model.restore, sigma_255=sigma_255)
     image = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(trained.device).float() / 255
     with torch.inference_mode():
-        if max(rgb.shape[:2]) <= tile:
-            return to_pixels(restore(image))[0]
-        return to_pixels(restore_tiled(restore, image, tile, overlap))[0]
+        fits = max(rgb.shape[:2]) <= tile
+        return to_pixels(restore(image) if fits else restore_tiled(restore, image, tile, overlap))[0]
 
 
 def tile_side(config: RestoreConfig, trained: Trained) -> int:
     """--tile, or the largest side that fits into half of the free memory and the model allows, px."""
-
     multiple = trained.model.side_multiple
     overlap = -(-config.overlap // multiple) * multiple
     if overlap != config.overlap:
@@ -122,10 +113,8 @@ def tile_side(config: RestoreConfig, trained: Trained) -> int:
     return config.tile
 
 
-def free_memory_bytes(device: Any) -> int:
-    """Free memory of the GPU, or of the machine (2 GiB where the system does not report it)."""
-    import torch
-
+def free_memory_bytes(device: torch.device) -> int:
+    """Free memory of the GPU, or of the machine (2 GiB where the operating system does not report it)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -141,7 +130,3 @@ def write_metrics(config: RestoreConfig, rows: list[dict[str, Any]], failed: int
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"run": run, "restored": len(rows), "failed": failed, "images": rows}, indent=1))
-
-
-if __name__ == "__main__":
-    run_command(RestoreConfig, main)

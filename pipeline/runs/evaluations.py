@@ -1,8 +1,7 @@
-"""What the runs' folders hold: configuration, curves, evaluations. Everything in them is checked before it is used."""
+"""An evaluation's folder: metrics.json, per_image.parquet and example images, shared by `evaluate` and `report`."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infra.storage import Storage, StorageError, UserError
+from infra.storage.parquet import read_parquet
 
 EVALUATIONS, METRICS, PER_IMAGE = "evaluations", "metrics.json", "per_image.parquet"
-FIGURES = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")
+NUMBERS = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")
 TEXTS = ("data", "split", "psnr", "ssim", "label")
+"""Values of metrics.json without which an evaluation cannot be shown."""
+SAME_IMAGES = ("dataset_sha256", "data", "split", "label", "sigma_255", "protocol", "image_size", "noise_seed")
+"""Values of metrics.json that are equal for evaluations of the same images."""
 EXAMPLES = "examples"
 EXAMPLE_KINDS = ("clean", "degraded", "restored")
 
@@ -27,32 +29,35 @@ class Evaluation:
 
     store: Storage
     metrics: dict[str, Any]
-    images: list[dict[str, Any]]
+    per_image: list[dict[str, Any]]
     """Rows of per_image.parquet: key, psnr_db_restored, ..."""
-    pictures: frozenset[str]
+    examples: frozenset[str]
     """Names of the example files."""
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """Evaluations with the same can be compared, image by image."""
-        names = ("dataset_sha256", "data", "split", "label", "sigma_255", "protocol", "image_size", "noise_seed")
-        first, *others = (json.dumps(self.metrics.get(name)) for name in names)
-        return (first, *(others[1:] if first != "null" else others))
+        """Equal for evaluations that can be compared image by image; the data set's hash stands for its URL."""
+        sha256, url, *others = (json.dumps(self.metrics.get(name)) for name in SAME_IMAGES)
+        return (url if sha256 == "null" else sha256, *others)
 
     def image(self, key: str) -> dict[str, Any]:
-        """Figures of one image."""
-        return next((row for row in self.images if row["key"] == key), {"psnr_db_restored": float("nan")})
+        """Measures of one image; a PSNR of NaN for an unknown key."""
+        return next((row for row in self.per_image if row["key"] == key), {"psnr_db_restored": math.nan})
+
+    def has_examples(self, key: str, *kinds: str) -> bool:
+        """Whether the folder has these example images."""
+        return self.examples.issuperset(example_name(key, kind) for kind in kinds)
 
 
 def read_evaluation(store: Storage) -> Evaluation | None:
-    """None for a folder without metrics.json, which is written last. ValueError for one that is damaged."""
+    """None for a folder without metrics.json, which is written last. UserError for a damaged one."""
     try:
         metrics = json.loads(store.get(METRICS))
-        images = pq.read_table(io.BytesIO(store.get(PER_IMAGE))).to_pylist()
-        missing = [name for name in FIGURES if not isinstance(metrics.get(name), int | float)]
+        per_image = read_parquet(store, PER_IMAGE).to_pylist()
+        missing = [name for name in NUMBERS if not isinstance(metrics.get(name), int | float)]
         missing += [name for name in TEXTS if not isinstance(metrics.get(name), str)]
         for name, kind in (("key", str), ("psnr_db_restored", float)):
-            if not images or not all(isinstance(row.get(name), kind) for row in images):
+            if not per_image or not all(isinstance(row.get(name), kind) for row in per_image):
                 missing.append(f"{name} of each image")
         if missing:
             raise UserError(f"no {', '.join(missing)}")
@@ -65,11 +70,8 @@ def read_evaluation(store: Storage) -> Evaluation | None:
             f"the evaluation {store.url} is damaged, or another version's ({one_line(error)}); delete it, or make it "
             "again with `python -m pipeline.evaluate`."
         ) from None
-    return Evaluation(store, metrics, images, frozenset(entry.name for entry in store.list("examples/")))
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    metrics.setdefault("model", metrics.get("system"))  # the first version's name
+    return Evaluation(store, metrics, per_image, frozenset(entry.name for entry in store.list(f"{EXAMPLES}/")))
 
 
 def example_name(key: str, kind: str) -> str:
@@ -78,9 +80,9 @@ def example_name(key: str, kind: str) -> str:
 
 
 def best_median_worst(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Keys of the images that were restored best, worst and in between, by PSNR; of equal ones the first key counts.
+    """Keys of the images with the best, median and worst PSNR; equal ones are ordered by key, NaN is the worst.
 
-    `rows` have `key` and `psnr_db_restored`, and are not empty. NaN counts as the worst.
+    rows: `key` and `psnr_db_restored` of each image, not empty.
     """
 
     def rank(row: dict[str, Any]) -> tuple[float, str]:
@@ -92,4 +94,5 @@ def best_median_worst(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def one_line(error: Exception) -> str:
+    """An error's text without line breaks."""
     return " ".join(str(error).split())

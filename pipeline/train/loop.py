@@ -30,6 +30,7 @@ from pipeline.config.environment import cache_folder
 from pipeline.config.train import TrainConfig
 from pipeline.data.augment import augment
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.train.budget import BudgetTimer
 from pipeline.train.distributed import FlatGradientBucket, PeerFailedError, ProcessGroup
 from pipeline.train.prepare import Training
@@ -37,7 +38,7 @@ from pipeline.train.schedule import learning_rate, make_schedule
 from pipeline.train.step import StepResult, autocast, resolve_precision, train_step
 from pipeline.train.tensorboard import TensorBoardWriter
 from pipeline.train.validate import validate
-from sharding import Batch, Loader, ReaderState, ShardReader
+from sharding import Batch, Loader, ShardReader
 
 LogMetrics = Callable[[dict[str, Any]], None]
 AssertLeaseHeld = Callable[[], object]
@@ -94,7 +95,8 @@ class Trainer:
         self.dataset, self.run = training.dataset, training.run
         self.group, self.log_metrics, self.assert_lease_held = group, log_metrics, assert_lease_held
         self.reader, self.val_reader = (
-            ShardReader(self.dataset, split, cache_folder(), fields=config.task.fields) for split in ("train", "val")
+            ShardReader(self.dataset, split, cache_folder(), fields=config.task.fields, allocate=pinned_array)
+            for split in ("train", "val")
         )
         self.precision = resolve_precision(config.model.precision, group.device)
         self.schedule = make_schedule(config)
@@ -116,15 +118,16 @@ class Trainer:
         """Weights and state of the newest checkpoint, or weights initialised from the global first batch."""
         checkpoint = self.run.checkpoints.newest()
         if checkpoint is None:
-            loader = self._make_loader(None)
-            first = loader.order.global_batch_at(0)
+            loader = self._make_loader()
+            first = loader.sampler.global_batch_at(0)
             batch = replace(self.reader.read(first.sample), epoch=first.epoch)
             self.model.initialise(self.pairs(batch).degraded)
             self._start_ema()
             return loader
         state, files = checkpoint.state, checkpoint.files
         try:
-            loader = self._make_loader(ReaderState.from_json(state))
+            loader = self._make_loader()
+            loader.load_state_dict(state)
         except UserError as error:
             raise UserError(
                 f"the run {self.run.url} cannot be resumed with {self.dataset.store.url}: {error}"
@@ -151,14 +154,13 @@ class Trainer:
         """Inside, the model has the weights that are validated and kept."""
         return self.ema.swapped_in() if self.ema else nullcontext()
 
-    def _make_loader(self, state: ReaderState | None) -> Loader:
+    def _make_loader(self) -> Loader:
         return Loader(
             self.reader,
             global_batch_size=self.config.optimization.global_batch_size,
             rank=self.group.rank,
             world_size=self.group.world_size,
             seed=self.config.seed,
-            state=state,
             drop_last=self.config.data.drop_last,
             shuffle_window_shards=self.config.data.shuffle_window_shards,
             num_canonical_partitions=self.config.data.num_canonical_partitions,
@@ -216,7 +218,7 @@ class Trainer:
                 self.ema.update(self.config.optimization.global_batch_size, self.images_seen)
             self.timer.count(self.config.optimization.global_batch_size, result.loss)
             # Validate.
-            epoch_ended = self.images_seen // self.loader.order.images_per_epoch > self.schedule.epoch
+            epoch_ended = self.images_seen // self.loader.sampler.images_per_epoch > self.schedule.epoch
             validate_now = self._should_validate(epoch_ended)
             stop = bool(result.flags["stop"]) or self.is_at_max_images
             best = self._validate(epoch_ended) if validate_now or stop else None
@@ -305,7 +307,7 @@ class Trainer:
         """One row of metrics: shown now, in the run's folder with the next checkpoint."""
         row = {
             "images_seen": self.images_seen,
-            "epoch": self.images_seen / self.loader.order.images_per_epoch,
+            "epoch": self.images_seen / self.loader.sampler.images_per_epoch,
             "lr": self.lr,
             **self.timer.rates(self.group.world_size),
             **values,
@@ -335,7 +337,7 @@ class Trainer:
         if self.ema:
             files[RAW_WEIGHTS] = tensors_to_bytes(self.model.state_dict())
         files[OPTIMIZER] = optimizer_to_bytes(self.optimizer, self.names)
-        state = {**self.loader.state().to_json(), "train_s": self.timer.train_s, "schedule": self.schedule.state_dict()}
+        state = {**self.loader.state_dict(), "train_s": self.timer.train_s, "schedule": self.schedule.state_dict()}
         checkpoints = self.run.checkpoints
         name = checkpoints.save(files, state)
         if best_psnr_db is not None:

@@ -34,7 +34,7 @@ class Training:
 
     @classmethod
     def open(cls, config: TrainConfig) -> Training:
-        """Of options that are resolved already, as in a worker of another machine."""
+        """Data set and run of resolved options, as in a worker on another machine."""
         assert config.data.url and config.out
         return cls(config, Dataset.open(open_checked(config.data.url)), Run(open_checked(config.out)))
 

@@ -14,7 +14,7 @@ from pipeline.train.distributed import FlatGradientBucket, ProcessGroup
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, the same on every worker."""
+    """Result of a step, the same on every worker."""
 
     loss: float
     """Mean absolute error over the global batch."""

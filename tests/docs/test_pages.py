@@ -74,7 +74,7 @@ def test_readme_is_short_and_names_every_command_that_a_user_needs() -> None:
     assert len(readme.splitlines()) <= 120
     commands = set(COMMANDS) - {"demo", "published", "guard"}
     assert not [command for command in commands if f"irae {command}" not in readme]
-    assert (ROOT / "docs/report.png").stat().st_size < 300_000
+    assert (ROOT / "docs/report.jpg").stat().st_size < 300_000
 
 
 def test_every_environment_variable_is_in_the_table() -> None:

@@ -1,6 +1,6 @@
 "use strict";
 
-/* The slider of a picture: the left version is clipped where the thumb is. */
+/* The slider of an image: the left version is clipped at the thumb. */
 function follow(stage) {
   const input = stage.querySelector("input");
   const label = (side) => (stage.querySelector("img." + side) || stage).dataset.label || "";
@@ -12,7 +12,7 @@ function follow(stage) {
   stage.addEventListener("versions", move);
 }
 
-/* Which two versions the pictures of a gallery show. */
+/* The two versions that a gallery shows. */
 function choose(gallery) {
   const selects = [...gallery.querySelectorAll("select")];
   const show = () => {
@@ -32,7 +32,7 @@ function choose(gallery) {
   show();
 }
 
-/* The values of a plot's curves below the pointer. */
+/* The values of a plot's curves at the pointer; a point is [x in px, x, y], the last two as text. */
 function read(svg) {
   const lines = JSON.parse(svg.dataset.readings);
   const names = [...svg.parentElement.querySelectorAll(".reading .name")];
@@ -41,7 +41,7 @@ function read(svg) {
   const write = (x) => {
     lines.forEach((line, i) => {
       const point = x === null ? line.points[line.points.length - 1] : nearest(line.points, x);
-      names[i].lastChild.textContent = x === null ? line.legend : line.name + " " + point[3] + " at " + point[2];
+      names[i].lastChild.textContent = x === null ? line.legend : line.name + " " + point[2] + " at " + point[1];
     });
   };
   svg.addEventListener("pointermove", (event) => {

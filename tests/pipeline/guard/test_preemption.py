@@ -17,9 +17,8 @@ from pipeline.runs.folder import Run
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.loop import Trainer
 from pipeline.train.prepare import Training
-from tests.support.datasets import make_dataset
-
-BATCH, EPOCH = 8, 48
+from tests.support.datasets import TRAIN_IMAGES as EPOCH
+from tests.support.training import BATCH, config_for
 
 
 def worker(rank: int, config: TrainConfig, folder: Path, noticed_step: int) -> None:
@@ -51,19 +50,10 @@ def give_notice_before(trainer: Trainer, step: int, patch: pytest.MonkeyPatch) -
     patch.setattr(trainer.loader, "next", next_batch)
 
 
-def test_a_notice_to_one_machine_brings_a_checkpoint(tmp_path: Path) -> None:
-    config = TrainConfig().with_options(
-        preset="test",
-        data=make_dataset(str(tmp_path / "data"), train=EPOCH),
-        out=str(tmp_path / "run"),
-        K=1,
-        L=1,
-        width=8,
-        global_batch_size=BATCH,
-        max_images=2 * EPOCH,
-        checkpoint_minutes=60.0,
-        keep_checkpoints=10,
-        precision="float32",
+@pytest.mark.integration
+def test_a_notice_to_one_machine_brings_a_checkpoint(data: str, tmp_path: Path) -> None:
+    config = config_for(
+        data, tmp_path / "run", K=1, L=1, max_images=2 * EPOCH, checkpoint_minutes=60.0, keep_checkpoints=10
     )
     processes = [
         multiprocessing.get_context("spawn").Process(target=worker, args=(rank, config, tmp_path, 9)) for rank in (0, 1)

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.storage import open_storage
-from irae.config import IRAEConfig
+from infra.storage import UserError, open_storage
 from pipeline.cli import parse
 from pipeline.config.options import defaults
 from pipeline.config.presets import PRESETS
@@ -25,25 +24,19 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.evaluation import main as evaluate
 from pipeline.report.config import ReportConfig
 from pipeline.report.curves import inverses, trainings
-from pipeline.report.image_html import worst_place
+from pipeline.report.image_html import worst_window
 from pipeline.report.load import read_run, read_runs
-from pipeline.report.paper_tables import make_table
-from pipeline.report.plots import HEIGHT, WIDTH, Line, draw, number
 from pipeline.report.rerun_commands import commands, train_command
 from pipeline.report.write import main as report
-from pipeline.runs.evaluations import best_median_worst
+from pipeline.runs.evaluations import best_median_worst, read_evaluation
+from pipeline.runs.paper_table import PaperTable, Row
 from pipeline.train.launch import main as train
 from tests.support.browser import Page, browser, needs_chromium
 from tests.support.datasets import make_dataset
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"&"
-SMALL = dataclasses.replace(
-    PRESETS["laptop"],
-    model=IRAEConfig(K=1, width=8),
-    global_batch_size=16,
-    precision="float32",
-    max_minutes=None,
-    ray=False,
+SMALL = PRESETS["laptop"].with_options(
+    K=1, width=8, global_batch_size=16, precision="float32", max_minutes=None, ray=False
 )
 TABLE: dict[str, Any] = {
     "table": 1,
@@ -56,7 +49,7 @@ TABLE: dict[str, Any] = {
         {
             "dataset": "celeba",
             "task_label": "noise25",
-            "system": "dncnn",
+            "model": "dncnn",
             "psnr_db": 29.0,
             "paper_psnr_db": 29.434,
             "psnr_db_low": 28.9,
@@ -65,8 +58,8 @@ TABLE: dict[str, Any] = {
             "trained_images": 640,
             "seeds": [0, 1],
         },
-        {"dataset": "celeba", "task_label": "noise25", "system": "irae", "psnr_db": 30.5, "paper_psnr_db": 31.0795},
-        {"dataset": "celeba", "task_label": "noise50", "system": "irae", "psnr_db": None, "paper_psnr_db": 28.0887},
+        {"dataset": "celeba", "task_label": "noise25", "model": "irae", "psnr_db": 30.5, "paper_psnr_db": 31.0795},
+        {"dataset": "celeba", "task_label": "noise50", "model": "irae", "psnr_db": None, "paper_psnr_db": 28.0887},
     ],
 }
 
@@ -82,14 +75,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_dataset(str(folder / "data/other"), test=5)
         for name, changes in {
             "irae": {},
-            "arcnn": {"system": "arcnn"},
+            "arcnn": {"model": "arcnn"},
             "other": {"data": "other", "sigma_255": "blind"},
             "new": {"data": "other", "lr": 2e-3},
         }.items():
-            config = {"name": name, "data": "synthetic", "max_images": 96, **changes}
-            train(dataclasses.replace(SMALL, **config))  # type: ignore[arg-type]
+            train(SMALL.with_options(**{"name": name, "data": "synthetic", "max_images": 96, **changes}))
         evaluate(EvaluateConfig(run="irae", examples=2))
-        seen = best_median_worst(read_run(str(folder / "runs/irae")).evaluations[0].images)
+        seen = best_median_worst(read_run(str(folder / "runs/irae")).evaluations[0].per_image)
         evaluate(EvaluateConfig(run="arcnn", examples=2, keep=tuple(seen.values())))
         evaluate(EvaluateConfig(run="other"))
     return folder
@@ -112,7 +104,7 @@ def make_page(*runs: str, **options: Any) -> str:
     return Path(options.get("out", "report.html")).absolute().as_uri()
 
 
-def place_of(page: Page, selector: str) -> list[float]:
+def position_of(page: Page, selector: str) -> list[float]:
     """Left, middle height and width of the first such element, which is scrolled to."""
     page.evaluate(f"document.querySelector('{selector}').scrollIntoView({{block: 'center', behavior: 'instant'}})")
     box = f"document.querySelector('{selector}').getBoundingClientRect()"
@@ -120,7 +112,7 @@ def place_of(page: Page, selector: str) -> list[float]:
 
 
 def check(page: Page, url: str, width: int) -> None:
-    """What holds for every page: nothing is asked for but itself, all pictures are there, nothing sticks out."""
+    """What holds for every page: no request but for itself, all images are there, nothing sticks out."""
     page.open(url, width)
     assert page.errors() == []
     assert page.requests() == [url]
@@ -160,7 +152,7 @@ def test_slider_moves_and_versions_are_chosen(page: Page) -> None:
     assert page.evaluate("document.activeElement.value") == "60"
     assert page.evaluate(clip) != before
     assert "60 % degraded" in page.evaluate("document.activeElement.getAttribute('aria-valuetext')")
-    x, y, width = place_of(page, ".stage")
+    x, y, width = position_of(page, ".stage")
     page.click(x + width / 4, y)
     assert abs(int(page.evaluate("document.querySelector('.stage input').value")) - 25) <= 1, "where it was pressed"
     choose = "(s => { s.value = '%s'; s.dispatchEvent(new Event('change')); })(document.querySelectorAll('select')[%d])"
@@ -189,9 +181,9 @@ def test_names_are_only_text(page: Page, store: Path, tmp_path: Path) -> None:
 def test_runs_of_the_same_images_are_compared_and_others_stand_apart(capsys: pytest.CaptureFixture[str]) -> None:
     make_page("irae", "arcnn", "other", "new", "irae")
     text = Path("report.html").read_text()
-    assert text.count('id="results-') - text.count("-pictures") // 2 - text.count("-close") // 2 >= 2
+    assert text.count('id="results-') - text.count("-images") // 2 - text.count("-close") // 2 >= 2
     assert "new is not evaluated" in capsys.readouterr().out
-    for heading in ("Pictures", "Close-ups", "Training", "How exactly it inverts", "Configuration", "How to repeat it"):
+    for heading in ("Images", "Close-ups", "Training", "How exactly it inverts", "Configuration", "How to repeat it"):
         assert heading in text
     for protocol in ("after clamping", "Wang 2004", "released code", "float32"):
         assert protocol in text
@@ -202,19 +194,19 @@ def test_runs_of_the_same_images_are_compared_and_others_stand_apart(capsys: pyt
 def test_curves_and_the_inverse_of_the_runs() -> None:
     runs = read_runs(["irae", "arcnn", "new"])
     same, new = trainings(runs)
-    assert [run.name for run in same.runs] == ["irae", "arcnn"] and [run.name for run in new.runs] == ["new"]
+    assert [[run.name for run, _ in training.rows] for training in (same, new)] == [["irae", "arcnn"], ["new"]]
     for training in (same, new):
         assert len(training.plots) == 3
         assert "–" not in {text for _, row in training.rows for _, text in row}
     found = inverses(runs)
-    assert [run.name for run in found.without] == ["arcnn"] and len(found.plots) == 3
+    assert [run.name for run, _ in found.rows] == ["irae", "new"] and len(found.plots) == 3
     assert dict(found.rows[0][1])["Round trip, evaluated images"] != "–"
     assert dict(found.rows[1][1])["Round trip, evaluated images"] == "–", "not evaluated"
 
 
-def test_pictures_that_only_one_run_keeps(store: Path, tmp_path: Path) -> None:
+def test_examples_that_only_one_run_keeps(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store / "runs/arcnn", tmp_path / "arcnn")
-    kept = best_median_worst(read_run("irae").evaluations[0].images)["worst"]
+    kept = best_median_worst(read_run("irae").evaluations[0].per_image)["worst"]
     for file in tmp_path.glob(f"arcnn/evaluations/*/examples/{kept}-restored.png"):
         file.unlink()
     make_page("irae", f"{tmp_path}/arcnn")
@@ -223,10 +215,10 @@ def test_pictures_that_only_one_run_keeps(store: Path, tmp_path: Path) -> None:
 
 def test_the_command_trains_the_same_again(store: Path) -> None:
     configs = [
-        dataclasses.replace(PRESETS["best"], data="/data set", name="x", flip=False, max_minutes=None, max_images=5),
-        dataclasses.replace(PRESETS["paper"], data="s3://a/b", name="x", sigma_255="blind", drop_last=True),
-        dataclasses.replace(PRESETS["laptop"], data="d", name="x", task="jpeg", system="unet", simulate_nodes=True),
-        *(run.parsed for run in read_runs(["irae", "arcnn", "other"])),
+        PRESETS["best"].with_options(data="/data set", name="x", flip=False, max_minutes=None, max_images=5),
+        PRESETS["paper"].with_options(data="s3://a/b", name="x", sigma_255="blind", drop_last=True),
+        PRESETS["laptop"].with_options(data="d", name="x", task="jpeg", model="unet", simulate_nodes=True),
+        *(run.config for run in read_runs(["irae", "arcnn", "other"])),
     ]
     for config in configs:
         assert config
@@ -242,22 +234,22 @@ def test_errors_are_sentences(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store / "runs/irae", tmp_path / "irae")
     (folder,) = (tmp_path / "irae/evaluations").iterdir()
     Path("none.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"(?s)none.json is no table.json.*rows.*nothing is no run"):
+    with pytest.raises(UserError, match=r"(?s)none.json is no table.json.*it has no.*nothing is no run"):
         report(ReportConfig(runs=("irae", "./nothing"), table=(Path("none.json"),)))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         report(ReportConfig(runs=("irae",), table=(Path("absent.json"),)))
-    with pytest.raises(ValueError, match="must end in .html"):
+    with pytest.raises(UserError, match="must end in .html"):
         ReportConfig(out="report.pdf")
-    picture = next((folder / "examples").glob("*-restored.png"))
-    picture.write_bytes(picture.read_bytes()[:60])
-    with pytest.raises(ValueError, match="cannot be read"):
+    image = next((folder / "examples").glob("*-restored.png"))
+    image.write_bytes(image.read_bytes()[:60])
+    with pytest.raises(UserError, match="cannot be read"):
         report(ReportConfig(runs=(f"{tmp_path}/irae",)))
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps({**metrics, "psnr_db_restored": "much"}))
-    with pytest.raises(ValueError, match="no psnr_db_restored"):
+    with pytest.raises(UserError, match="no psnr_db_restored"):
         report(ReportConfig(runs=(f"{tmp_path}/irae",)))
     (tmp_path / "irae/metrics.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="damaged file"):
+    with pytest.raises(UserError, match="damaged file"):
         report(ReportConfig(runs=(f"{tmp_path}/irae",)))
 
 
@@ -274,11 +266,11 @@ def test_a_run_on_s3_gives_the_same_page(store: Path, s3_url: str) -> None:
 
 def test_evaluation_keeps_the_best_the_median_and_the_worst() -> None:
     evaluation = read_run("irae").evaluations[0]
-    keys = {name.split("/")[1].rsplit("-", 1)[0] for name in evaluation.pictures}
-    first = [row["key"] for row in evaluation.images[:2]]
-    assert keys == {*first, *best_median_worst(evaluation.images).values()}
-    assert len(evaluation.pictures) == 3 * len(keys)
-    with pytest.raises(ValueError, match="no test image nowhere"):
+    keys = {name.split("/")[1].rsplit("-", 1)[0] for name in evaluation.examples}
+    first = [row["key"] for row in evaluation.per_image[:2]]
+    assert keys == {*first, *best_median_worst(evaluation.per_image).values()}
+    assert len(evaluation.examples) == 3 * len(keys)
+    with pytest.raises(UserError, match="no test image nowhere"):
         evaluate(EvaluateConfig(run="irae", keep=("nowhere",)))
 
 
@@ -292,61 +284,68 @@ def test_ranks_are_of_the_images(psnrs: list[float]) -> None:
     assert best_median_worst(rows[::-1]) == best_median_worst(rows)
 
 
-EXTREMES = [math.nan, math.inf, -math.inf, 0.0, 5e-324, 1e-308, 1e308, -1e308, 1e300]
-VALUES = st.floats(-1e9, 1e9) | st.sampled_from(EXTREMES) | st.floats()
-
-
-@given(st.lists(st.tuples(st.integers(0, 10**9), VALUES), max_size=400), st.booleans(), st.booleans())
-def test_plots_stay_in_their_frame(points: list[tuple[float, float]], log: bool, goes_on: bool) -> None:
-    points = sorted(points, key=lambda point: point[0])
-    plot = draw("x", [Line("a", points, 0)], log=log, goes_on=goes_on)
-    if plot is None:
-        return
-    assert 2 <= len(plot.y_ticks) <= 12
-    places = [place[:2] for place in plot.readings[0]["points"]] + [(50, tick.at) for tick in plot.y_ticks]
-    places += [(tick.at, 50) for tick in plot.x_ticks]
-    for x, y in places:
-        assert 0 <= x <= WIDTH and 0 <= y <= HEIGHT
-    heights = [tick.at for tick in plot.y_ticks]
-    assert heights == sorted(heights, reverse=True) and len(set(heights)) == len(heights)
-
-
-def test_curves_keep_their_last_point_and_leave_gaps() -> None:
-    plot = draw("x", [Line("a", [(x, 1.0 + x % 7) for x in range(5000)], 0)])
-    assert plot and len(plot.readings[0]["points"]) <= 300
-    assert plot.readings[0]["points"][-1][2:] == ["4.999k", number(1.0 + 4999 % 7)]
-    plot = draw("x", [Line("a", [(0, 1.0), (1, 2.0), (2, math.nan), (3, 2.0), (4, 1.0)], 0)])
-    assert plot and plot.paths[0].d.count("M") == 2
-    assert draw("x", [Line("a", [(0, math.nan)], 0)]) is None
-    assert draw("x", [Line("a", [(0, -1.0)], 0)], log=True) is None
-
-
 def test_close_up_is_where_the_error_is() -> None:
     error = np.full((60, 90), 0.01)
     error[30:50, 60:80] = 0.5
-    assert worst_place(error) == (30, 60, 20)
-    assert worst_place(np.zeros((9, 30))) == (0, 0, 9)
+    assert worst_window(error) == (30, 60, 20)
+    assert worst_window(np.zeros((9, 30))) == (0, 0, 9)
 
 
-def test_table_marks_the_highest_and_shows_the_papers() -> None:
-    table = make_table(TABLE)
-    assert table.systems == ["DnCNN", "IRAE"]
-    ((dataset, rows),) = table.groups
-    assert dataset == "celeba" and [row.order_agrees for row in rows] == [True, None]
-    dncnn, irae = rows[0].cells
-    assert (irae.psnr_db, irae.paper, irae.best, irae.paper_best) == ("30.50", "31.08", True, True)
-    assert (dncnn.psnr_db, dncnn.paper, dncnn.best, dncnn.paper_best) == ("29.00", "29.43", False, False)
-    assert dncnn.low_high == "28.90 – 29.10" and irae.low_high == ""
-    assert len(table.measured) == 2, "what was not measured is not among the figures"
-    for heading, text in {"Parameters": "1,483,136", "Images trained on": "640", "Seeds": "0, 1"}.items():
-        assert dict(table.measured[0])[heading] == text
-    assert [cell.paper for cell in rows[1].cells] == ["", "28.09"] and rows[1].cells[1].psnr_db == ""
+@needs_chromium
+def test_table_marks_the_highest_and_shows_the_papers(page: Page) -> None:
+    Path("table.json").write_text(json.dumps(TABLE))
+    page.open(make_page(table=(Path("table.json"),)))
+    cells = page.evaluate("[...document.querySelectorAll('.pivot tbody td')].map(td => td.innerText.trim())")
+    assert cells == [
+        *("29.00\n28.90 – 29.10\npaper 29.43", "30.50\npaper 31.08", "yes"),
+        *("–", "paper 28.09", "–"),
+    ]
+    assert page.evaluate("[...document.querySelectorAll('.pivot .best')].map(e => e.innerText)") == [
+        "30.50",
+        "31.08",
+        "28.09",
+    ]
+    assert page.evaluate("[...document.querySelectorAll('.pivot thead th')].map(e => e.innerText)")[1:3] == [
+        "DnCNN",
+        "IRAE",
+    ]
+    figures = (
+        "[...document.querySelectorAll('details .figures tbody tr')].map(tr => tr.textContent.replace(/\\s+/g, ' '))"
+    )
+    dncnn, irae = page.evaluate(figures)
+    assert "1,483,136" in dncnn and "640" in dncnn and "0, 1" in dncnn and "30.500" in irae
 
 
-def test_a_run_that_has_only_begun(store: Path, tmp_path: Path) -> None:
-    (tmp_path / "begun").mkdir()
-    shutil.copy(store / "runs/irae/config.json", tmp_path / "begun")
-    make_page(f"{tmp_path}/begun")
+def test_a_table_of_the_first_version_is_read() -> None:
+    rows = [{"system" if name == "model" else name: v for name, v in row.items()} for row in TABLE["rows"]]
+    assert PaperTable.from_json({**TABLE, "rows": rows}) == PaperTable.from_json(TABLE)
+    assert PaperTable.from_json(TABLE).models == ["dncnn", "irae"]
+    assert PaperTable.from_json(json.loads(json.dumps(dataclasses.asdict(PaperTable.from_json(TABLE))))) == (
+        PaperTable.from_json(TABLE)
+    )
+
+
+@given(st.sampled_from([f.name for f in dataclasses.fields(Row)]), st.sampled_from([[], {}, True, [[]]]))
+def test_a_table_of_other_types_is_refused(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, KeyError)):
+        PaperTable.from_json({**TABLE, "rows": [{**TABLE["rows"][0], name: value, "seeds": 3}]})
+
+
+def test_an_evaluation_of_the_first_version_is_read(store: Path, tmp_path: Path) -> None:
+    (folder,) = (store / "runs/arcnn/evaluations").iterdir()
+    shutil.copytree(folder, tmp_path / "old")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["system"] = metrics.pop("model")
+    (tmp_path / "old/metrics.json").write_text(json.dumps(metrics))
+    old, new = (read_evaluation(open_storage(str(path))) for path in (tmp_path / "old", folder))
+    assert old and new and old.metrics["model"] == new.metrics["model"] == "arcnn"
+    assert (old.group, old.per_image, old.examples) == (new.group, new.per_image, new.examples)
+
+
+def test_a_run_without_a_checkpoint(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "started").mkdir()
+    shutil.copy(store / "runs/irae/config.json", tmp_path / "started")
+    make_page(f"{tmp_path}/started")
     text = Path("report.html").read_text()
     assert "no curves yet" in text and "not evaluated yet" in text and "pipeline.train --preset laptop" in text
 
@@ -354,7 +353,7 @@ def test_a_run_that_has_only_begun(store: Path, tmp_path: Path) -> None:
 @needs_chromium
 def test_a_pointer_reads_the_curves(page: Page) -> None:
     page.open(make_page("irae"))
-    x, y, width = place_of(page, ".plots svg")
+    x, y, width = position_of(page, ".plots svg")
     read = "document.querySelector('.plots .reading').textContent"
     assert " at " not in page.evaluate(read)
     page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + width / 2, y=y)

@@ -1,4 +1,4 @@
-"""DecodedImage files, made here by Pillow or byte by byte, read and written in every form that is supported or refused."""
+"""Image files, made here by Pillow or byte by byte, read and written in every form that is supported or refused."""
 
 from __future__ import annotations
 
