@@ -138,9 +138,8 @@ def reports_of(alive: list[dict[str, Any]], url: str, shared_file: str) -> list[
             reports.append(ray.get(reference, timeout=0))
         except Exception as error:
             first = str(error).strip().splitlines()[0]
-            failed = MachineReport(name)
-            failed.fail(PEERS, f"no report of the checks ({first}); see whether Ray runs there: `ray status`.")
-            reports.append(failed)
+            reports.append(MachineReport(name))
+            reports[-1].fail(PEERS, f"no report of the checks ({first}); see whether Ray runs there: `ray status`.")
     return sorted(reports, key=lambda report: report.machine)
 
 

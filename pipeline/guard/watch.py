@@ -67,11 +67,10 @@ def start(options: list[str]) -> int:
 
 def terminate_old(file: Path) -> None:
     """Terminate the process of the pid file, if it is a guard."""
-    if not file.exists():
-        return
-    command = Path(f"/proc/{file.read_text()}/cmdline")
-    if command.exists() and b"pipeline.guard" in command.read_bytes():
-        os.kill(int(file.read_text()), signal.SIGTERM)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # none was started, or it is gone
+        pid = int(file.read_text())
+        if b"pipeline.guard" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGTERM)
 
 
 class Guard:

@@ -14,7 +14,6 @@ from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.config.options import defaults
 from pipeline.config.train import LrSchedule, TrainConfig, flat_options
 
-SecondObjective = Literal["none", "parameters", "images-per-sec"]
 QUARTERS = 4
 """Validations of a trial, one at each quarter of its budget."""
 TRIAL_IMAGES, TRIAL_IMAGES_LAPTOP = 300_000, 3_000
@@ -50,7 +49,7 @@ class TuneConfig:
     """Global batch sizes to choose from."""
     trials: int = 12
     """Trials of the whole search, over all its resumptions."""
-    second_objective: SecondObjective = "none"
+    second_objective: Literal["none", "parameters", "images-per-sec"] = "none"
     """Objective beside PSNR, for a Pareto front: fewer parameters, or more images trained per second."""
     sampler: Literal["tpe", "random"] = "tpe"
     """Sampler of the hyperparameters: multivariate TPE (a model of the finished trials) or random."""
