@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from infra.cluster import ray_session
 from pipeline.cli import ProgressLine
@@ -46,8 +47,8 @@ def run_with_ray(experiments: Sequence[Experiment], work: Work) -> Iterator[Resu
         from ray.exceptions import RayError
 
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        task = ray.remote(num_cpus=1, num_gpus=int(has_gpu))(_run_in_task)
-        waiting = {task.remote(work, e, None if has_gpu else 1): e for e in experiments}
+        task: Any = ray.remote(num_cpus=1, num_gpus=int(has_gpu))(lambda e: work(e, threads=None if has_gpu else 1))
+        waiting = {task.remote(experiment): experiment for experiment in experiments}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), timeout=None)
             experiment = waiting.pop(done)
@@ -58,7 +59,3 @@ def run_with_ray(experiments: Sequence[Experiment], work: Work) -> Iterator[Resu
                     raise
                 result = Result(experiment, error=f"its worker was lost ({str(error).strip().splitlines()[0]})")
             yield result
-
-
-def _run_in_task(work: Work, experiment: Experiment, threads: int | None) -> Result:
-    return work(experiment, threads=threads)
