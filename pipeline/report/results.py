@@ -25,22 +25,6 @@ COLUMNS = (
     ("images_per_sec", "Images/s", ",.1f", False),
 )
 """Value of metrics.json, heading, format, whether the largest value is marked."""
-PROTOCOL = {
-    "images": "Images",
-    "data": "Data set",
-    "dataset_sha256": "SHA-256 of the manifest",
-    "split": "Split",
-    "image_size": "Side (px)",
-    "bits": "Bits",
-    "sigma_255": "Noise, σ · 255",
-    "noise_seed": "Seed of the noise",
-    "protocol": "Protocol",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "ssim_released": "SSIM (released)",
-    "precision": "Precision",
-}
-"""Value of metrics.json: heading."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,6 @@ class Section:
     rows: list[ModelRow]
     gallery: Gallery
     histogram: Plot | None
-    protocol: list[tuple[str, str]]
 
 
 def sections(runs: Sequence[RunFacts]) -> list[Section]:
@@ -96,7 +79,6 @@ def sections(runs: Sequence[RunFacts]) -> list[Section]:
                 rows_of(members),
                 make_gallery(members),
                 histogram(members),
-                protocol_of(members),
             )
         )
     return found
@@ -135,10 +117,3 @@ def histogram(members: list[Member]) -> Plot | None:
         points = list(zip(middles, percent.tolist(), strict=True))
         lines.append(Line(run.label, points, run.color, legend=f"{run.label}, median {np.median(values):.2f}"))
     return draw_plot("Images (%) at each PSNR", lines, x_label="PSNR of the restored image (dB)", from_zero=False)
-
-
-def protocol_of(members: list[Member]) -> list[tuple[str, str]]:
-    """Protocol of the figures; several values where the runs differ."""
-    values = {title: dict.fromkeys(e.metrics.get(name) for _, e in members) for name, title in PROTOCOL.items()}
-    texts = {title: " / ".join(str(value) for value in found if value is not None) for title, found in values.items()}
-    return [(title, text) for title, text in texts.items() if text]

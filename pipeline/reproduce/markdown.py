@@ -16,9 +16,7 @@ def to_markdown(table: PaperTable) -> str:
     lines += ["Ours, [95 % confidence interval], (the paper's)."]
     for dataset, tasks in table.datasets().items():
         rows = [row for models in tasks.values() for row in models.values()]
-        before = {"degraded": lambda row: formatted(row.psnr_db_degraded, ".2f")}
-        after = {"order as in the paper": lambda row: order_text(table, row)} if table.order_agrees else {}
-        blocks = {"PSNR in dB": pivot(tasks, psnr_text, before, after)}
+        blocks = {"PSNR in dB": pivot(tasks, psnr_text, table)}
         if any(row.psnr_db_hole is not None for row in rows):
             blocks["PSNR in dB inside the hole"] = pivot(tasks, lambda row: measured(row, row.psnr_db_hole, ".2f"))
         if table.table != 1:
@@ -34,21 +32,18 @@ def to_markdown(table: PaperTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pivot(
-    tasks: Mapping[str, Mapping[str, Row]],
-    text: Text,
-    before: Mapping[str, Text] | None = None,
-    after: Mapping[str, Text] | None = None,
-) -> list[str]:
-    """A line for each task, a column for each model; before, after: further columns, of the line's first row."""
+def pivot(tasks: Mapping[str, Mapping[str, Row]], text: Text, table: PaperTable | None = None) -> list[str]:
+    """A line for each task, a column for each model; for a table also the degraded images and the models' order."""
     models = distinct(model for rows in tasks.values() for model in rows)
-    header = ["task", *(before or {}), *map(model_title, models), *(after or {})]
+    order = ["order as in the paper"] if table and table.order_agrees else []
     body = []
     for label, rows in tasks.items():
         first = next(iter(rows.values()))
-        extra = [[column(first) for column in (columns or {}).values()] for columns in (before, after)]
-        body.append([label, *extra[0], *(text(rows[model]) if model in rows else "" for model in models), *extra[1]])
-    return markdown_table(header, body, left=("task", *(after or {})))
+        line = [label, *([formatted(first.psnr_db_degraded, ".2f")] if table else [])]
+        line += [text(rows[model]) if model in rows else "" for model in models]
+        body.append([*line, *([order_text(table, first)] if table and order else [])])
+    header = ["task", *(["degraded"] if table else []), *map(model_title, models), *order]
+    return markdown_table(header, body, left=("task", *order))
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[str] = ()) -> list[str]:

@@ -52,11 +52,10 @@ class DecodedImage:
 
 
 def read_image(path: Path) -> DecodedImage:
-    """Read a PNG, JPEG or WebP file, whatever its suffix says.
+    """Decode a PNG, JPEG or WebP file, whatever its suffix: palettes, 1 to 4 bits and CMYK become 8-bit RGB, a
+    transparent colour an alpha channel.
 
-    Palettes become RGB, 1-bit and 2-bit and 4-bit images 8-bit, a transparent colour an alpha channel; CMYK becomes
-    RGB by Pillow's plain formula, without the printer's profile.
-    UserError: unreadable, empty, broken or cut short, another format, 16 bits a channel, animated, over MAX_PIXELS.
+    UserError: unreadable, empty, broken or truncated, another format, 16 bits a channel, animated, over MAX_PIXELS.
     """
     try:
         data = path.read_bytes()
@@ -85,12 +84,10 @@ def read_image(path: Path) -> DecodedImage:
 
 
 def write_image(path: Path, rgb: np.ndarray, like: DecodedImage | None = None) -> None:
-    """Write `rgb`, uint8 (H, W, 3), in the format that the suffix of `path` names, making its folder where needed.
+    """Write `rgb`, uint8 (H, W, 3), atomically, in the format of the suffix of `path`; makes its folder.
 
-    `like`, of the same height and width, gives alpha, grayscale (saved as the average of the three channels, rounded)
-    and the ICC profile, which is left out where it is for another number of channels than the file has.
-    PNG and WebP are lossless, JPEG has quality 95 and 4:4:4. The file appears whole or not at all, and replaces an
-    older one. UserError: as check_writable. OSError: the disk.
+    `like`, of the same height and width, gives alpha, grayscale (the rounded average of the channels) and the ICC
+    profile, if it is for the file's channels. PNG and WebP are lossless. UserError: as check_writable.
     """
     assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3, f"{rgb.dtype} {rgb.shape}"
     alpha = None if like is None else like.alpha
@@ -150,11 +147,10 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def plan_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Which file is read and where its result goes: [(input, output)], sorted by input; touches nothing.
+    """Pairs of input and output, sorted by input; writes nothing.
 
-    A file goes to a file, or under its own name into an existing folder; a folder to a folder, which need not exist,
-    with the same relative names. Names that differ only in case, or in how an accent is encoded, count as one, since
-    on many disks they are. UserError, with all problems: missing source, no images in it, unsupported suffix, an
+    A file goes to a file, or under its own name into an existing folder; a folder to a folder, with the same relative
+    names, which need not exist. UserError, with all problems: missing source, no images in it, unsupported suffix, an
     output that is an input or lies in the input folder, two inputs with one output, a file where a folder must be.
     """
     problems = []
