@@ -18,10 +18,12 @@ def to_markdown(table: PaperTable) -> str:
         rows = [row for models in tasks.values() for row in models.values()]
         blocks = {"PSNR in dB": pivot(tasks, psnr_text, table)}
         if any(row.psnr_db_hole is not None for row in rows):
-            blocks["PSNR in dB inside the hole"] = pivot(tasks, lambda row: measured(row, row.psnr_db_hole, ".2f"))
+            blocks["PSNR in dB inside the hole"] = pivot(tasks, lambda row: text_of(row, row.psnr_db_hole, ".2f"))
         if table.table != 1:
-            blocks["SSIM (Wang et al. 2004)"] = pivot(tasks, lambda row: measured(row, row.ssim, ".4f"))
-            blocks["SSIM of the released code (the paper's)"] = pivot(tasks, released_ssim_text)
+            blocks["SSIM (Wang et al. 2004)"] = pivot(tasks, lambda row: text_of(row, row.ssim, ".4f"))
+            blocks["SSIM of the released code (the paper's)"] = pivot(
+                tasks, lambda row: text_of(row, row.ssim_released, ".4f", row.paper_ssim)
+            )
         blocks["sizes and speeds"] = size_lines(rows)
         for heading, block in blocks.items():
             lines += ["", f"## {dataset}: {heading}", "", *block]
@@ -53,21 +55,15 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]], left: S
 
 
 def psnr_text(row: Row) -> str:
+    paper = "" if row.paper_psnr_db is None else f" ({row.paper_psnr_db:.2f})"
     interval = "" if row.psnr_db is None else f" [{row.psnr_db_low:.2f}, {row.psnr_db_high:.2f}]"
-    return measured(row, row.psnr_db, ".2f") + interval + paper_text(row.paper_psnr_db, ".2f")
+    return text_of(row, row.psnr_db, ".2f") + interval + paper
 
 
-def released_ssim_text(row: Row) -> str:
-    return measured(row, row.ssim_released, ".4f") + paper_text(row.paper_ssim, ".4f")
-
-
-def measured(row: Row, value: float | None, pattern: str) -> str:
-    """Our value, or why there is none."""
-    return formatted(value, pattern, missing=NOT_BUILT if row.error == NOT_BUILT else "failed")
-
-
-def paper_text(value: float | None, pattern: str) -> str:
-    return f" ({value:{pattern}})" if value is not None else ""
+def text_of(row: Row, ours: float | None, pattern: str, theirs: float | None = None) -> str:
+    """Our value, or why there is none, and the paper's."""
+    missing = NOT_BUILT if row.error == NOT_BUILT else "failed"
+    return formatted(ours, pattern, missing) + (f" ({theirs:{pattern}})" if theirs is not None else "")
 
 
 def order_text(table: PaperTable, row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -42,7 +43,7 @@ DECODED = ("output", "bottleneck")
 FORMER_LAYERS = {"narrowest": "bottleneck"}
 """Names of layers in files of the first version."""
 Features = dict[str, Tensor]
-"""Layer -> its activations (B, c, h, w)."""
+"""Layer: its activations, (B, c, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,9 @@ class PairedBatches:
         """Batches of the training split without end, each epoch in another order with other noise."""
         reader = self.reader("train")
         loader = Loader(reader, global_batch_size=min(BATCH, len(reader)), seed=self.experiment.config.seed)
-        try:
-            while True:
-                batch = loader.next()
-                assert batch.epoch is not None
+        with contextlib.closing(loader):
+            while (batch := loader.next()).epoch is not None:
                 yield self._pairs(batch, list(batch.epoch))
-        finally:
-            loader.close()
 
     def testing(self, split: str, count: int) -> Iterator[Pairs]:
         """The first `count` images of a split; 0: all."""
