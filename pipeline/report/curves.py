@@ -98,6 +98,9 @@ def inverses(runs: Sequence[RunFacts]) -> Curves:
             "Coupling factor, smallest": run.last.get(SCALE),
         }
         rows.append((run, [(title, number_text(v) if is_number(v) else "–") for title, v in values.items()]))
-    titles = ("Round-trip error, largest", "Condition number, largest", "Coupling factor, smallest")
-    plots = log_plots(invertible, dict(zip(titles, (ROUND_TRIP, CONDITION, SCALE), strict=True)))
-    return Curves("How exactly it inverts", rows, plots)
+    metrics = {
+        "Round-trip error, largest": ROUND_TRIP,
+        "Condition number, largest": CONDITION,
+        "Coupling factor, smallest": SCALE,
+    }
+    return Curves("How exactly it inverts", rows, log_plots(invertible, metrics))

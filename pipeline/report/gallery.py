@@ -88,9 +88,12 @@ def make_gallery(members: Sequence[Member]) -> Gallery:
         for run, evaluation in members
         if (lacking := [key for key in ranks if not evaluation.has_examples(key, "restored")])
     ]
+    # 98 % of any output's pixels lie below the end of the scale, which is one for all images.
+    errors = [float(np.quantile(version.error, 0.98)) for image in images for version in image.outputs]
+    largest_error = next(scale for scale in ERROR_SCALES if scale >= max(errors, default=0.0))
     complete = [image for image in images if len(image.outputs) == len(members)]
     studies = [image for image in images if image.ranks and image.outputs]
-    return Gallery(complete[:MAX_IMAGES], studies, error_scale(images), missing)
+    return Gallery(complete[:MAX_IMAGES], studies, largest_error, missing)
 
 
 def read_versions(key: str, members: Sequence[Member]) -> list[Version]:
@@ -114,10 +117,3 @@ def read_versions(key: str, members: Sequence[Member]) -> list[Version]:
         if pixels.shape == clean.shape:
             versions.append(Version(f"restored-{i}", run.label, run.color, psnr_db, pixels, error_map(pixels, clean)))
     return versions
-
-
-def error_scale(images: Sequence[ExampleImage]) -> float:
-    """End of the scale of all error maps, so that they can be compared: 98 % of any output's pixels lie below."""
-    errors = [version.error for image in images for version in image.outputs]
-    reached = max((float(np.quantile(error, 0.98)) for error in errors), default=0.0)
-    return next(scale for scale in ERROR_SCALES if scale >= reached)

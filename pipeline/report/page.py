@@ -20,13 +20,11 @@ from pipeline.report.results import sections
 from pipeline.runs.paper_table import PaperTable
 from pipeline.runs.texts import formatted, model_title, task_title
 
-TEMPLATES = "templates"
-
 
 def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str) -> str:
     """The page, made by `command`. The same runs give the same bytes. UserError for images that cannot be read."""
     environment = Environment(
-        loader=PackageLoader("pipeline.report", TEMPLATES),
+        loader=PackageLoader("pipeline.report"),
         autoescape=True,  # names of files, runs and images come from anywhere
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -41,7 +39,8 @@ def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str)
         "model_title": model_title,
         "task_title": task_title,
     }
-    script = template_text("page.js")
+    folder = files("pipeline.report").joinpath("templates")
+    script, style = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     return environment.get_template("page.html").render(
         runs=runs,
         tables=tables,
@@ -53,15 +52,10 @@ def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str)
         command=command,
         plot_size=svg_plot,
         ramp=RAMP,
-        style=Markup(template_text("page.css")),
+        style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def template_text(name: str) -> str:
-    """A file of the templates, as it stands."""
-    return files("pipeline.report").joinpath(f"{TEMPLATES}/{name}").read_text(encoding="utf-8")
 
 
 def settings(run: RunFacts, runs: Sequence[RunFacts]) -> list[tuple[str, str, bool]]:

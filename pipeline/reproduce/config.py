@@ -35,9 +35,6 @@ class Budget:
     def is_full(self) -> bool:
         return self == Budget()
 
-    def __str__(self) -> str:
-        return f"{self.images}images" if self.images else f"{self.minutes:g}min" if self.minutes else "full"
-
 
 @dataclass(frozen=True)
 class ReproduceConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.runs.paper_table import NOT_BUILT, PaperTable, Row, distinct
+from pipeline.runs.paper_table import NOT_BUILT, PaperTable, Row
 from pipeline.runs.texts import formatted, model_title
 
 Text = Callable[[Row], str]
@@ -36,7 +36,7 @@ def to_markdown(table: PaperTable) -> str:
 
 def pivot(tasks: Mapping[str, Mapping[str, Row]], text: Text, table: PaperTable | None = None) -> list[str]:
     """A line for each task, a column for each model; for a table also the degraded images and the models' order."""
-    models = distinct(model for rows in tasks.values() for model in rows)
+    models = list(dict.fromkeys(model for rows in tasks.values() for model in rows))
     order = ["order as in the paper"] if table and table.order_agrees else []
     body = []
     for label, rows in tasks.items():
@@ -78,7 +78,7 @@ def size_lines(rows: Sequence[Row]) -> list[str]:
     """Size, speed and training of each model, over the tasks."""
     header = ["model", "parameters", "training images/s", "training images", "test images"]
     body = []
-    for model in distinct(row.model for row in rows):
+    for model in dict.fromkeys(row.model for row in rows):
         done = [row for row in rows if row.model == model and row.psnr_db is not None]
         columns = ("parameters", "images_per_sec", "trained_images", "test_images")
         if done:
@@ -88,6 +88,5 @@ def size_lines(rows: Sequence[Row]) -> list[str]:
 
 def span(values: Sequence[float]) -> str:
     """The number, or the smallest and the largest."""
-    return " to ".join(
-        distinct(f"{v:,.0f}" if v >= 10 or v == int(v) else f"{v:.1f}" for v in (min(values), max(values)))
-    )
+    ends = (f"{v:,.0f}" if v >= 10 or v == int(v) else f"{v:.1f}" for v in (min(values), max(values)))
+    return " to ".join(dict.fromkeys(ends))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from infra.cluster import ray_session
+from infra.storage import UserError
 from pipeline.cli import ProgressLine
 from pipeline.reproduce.experiments import Experiment
-from pipeline.reproduce.run_experiment import Result, run_experiment
+from pipeline.reproduce.run_experiment import Result, failed, run_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,6 @@ def run_with_ray(experiments: Sequence[Experiment], work: Work) -> Iterator[Resu
             try:
                 result = ray.get(done)
             except RayError as error:
-                if os.environ.get("IRAE_DEBUG"):
-                    raise
-                result = Result(experiment, error=f"its worker was lost ({str(error).strip().splitlines()[0]})")
+                reason = str(error).strip().splitlines()[0]
+                result = failed(experiment, UserError(f"its worker was lost ({reason})"))
             yield result

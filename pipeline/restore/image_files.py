@@ -69,7 +69,14 @@ def read_image(path: Path) -> DecodedImage:
         raise UserError(f"{path} has 16 bits a channel, of which half would be lost: convert it to 8 bits first")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            _check_header(path, image)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(
+                    f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}: cut it into parts first"
+                )
+            # Not JPEG: a telephone's photograph with a depth or brightness map counts as several frames.
+            if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+                raise UserError(f"{path} is animated: save the frames as single images first")
             if image.format == "PNG":
                 # Loading alone passes over wrong checksums.
                 Image.open(io.BytesIO(data), formats=("PNG",)).verify()
@@ -164,16 +171,6 @@ def plan_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
             problems.append(f"{source} does not exist: check its name")
     _raise_all(problems + _path_problems(pairs) + _overwrite_problems(source, target, pairs))
     return pairs
-
-
-def _check_header(path: Path, image: Image.Image) -> None:
-    """UserError for more than MAX_PIXELS, and for animations."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}: cut it into parts first")
-    # JPEG is not asked: a telephone's photograph with a depth or brightness map inside counts as several frames.
-    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise UserError(f"{path} is animated: save the frames as single images first")
 
 
 def _to_image(image: Image.Image, png_bits: int | None) -> DecodedImage:

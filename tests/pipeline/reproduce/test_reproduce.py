@@ -281,6 +281,7 @@ def test_a_budget_that_is_none_is_a_sentence(text: str) -> None:
         Budget.parse(text)
 
 
-def test_a_budget_reads_what_it_writes() -> None:
-    for text in ("20000images", "3min", "0.5min", "full"):
-        assert str(Budget.parse(text)) == text
+def test_budgets_are_images_minutes_or_the_papers_schedule() -> None:
+    found = [Budget.parse(text) for text in ("20,000images", "20_000 images", "3min", "0.5min", "full")]
+    assert found == [Budget(images=20_000), Budget(images=20_000), Budget(minutes=3), Budget(minutes=0.5), Budget()]
+    assert [budget.is_full for budget in found] == [False] * 4 + [True]
