@@ -74,7 +74,7 @@ def main(config: PublishedConfig) -> None:
 
 
 def read_published(path: Path) -> Restorer:
-    """The system in the file, with its weights. UserError when it is no such file."""
+    """The model in the file, with its weights. UserError when it is no such file."""
     import torch
 
     from irae.config import IRAEConfig

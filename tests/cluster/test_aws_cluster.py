@@ -18,7 +18,7 @@ from tests.cluster.hosts import GATEWAY, NETWORK, PROJECT, Hosts, skip_reason
 from tests.cluster.launcher import ENDPOINT, Launcher, documented_submit, s3_for_hosts
 from tests.support.aws import EMPTY, REGION, inventory
 
-pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))]
 pytest.importorskip("moto")
 
 from tests.cluster.fake_cloud import FakeCloud, metadata_service, moto_on_bridge  # noqa: E402
