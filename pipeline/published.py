@@ -133,16 +133,13 @@ def read_convolutions(path: Path) -> Convolutions:
 
 def _read_hdf5(path: Path) -> Convolutions:
     """Version 7.3. HDF5 has the axes in the other order: filters lie there as (outputs, inputs, width, height)."""
+    import h5py
     import numpy as np
-
-    try:
-        import h5py
-    except ImportError:
-        raise UserError("reading MATLAB files of version 7.3 needs h5py: pip install h5py") from None
 
     found = []
     with h5py.File(path) as file:
-        for layer in (file[reference] for reference in np.ravel(file["net"]["layers"])):
+        for reference in np.ravel(file["net"]["layers"]):
+            layer = file[reference]
             if "".join(map(chr, np.ravel(layer["type"]))) == "conv":
                 filters, biases = (np.asarray(file[part], np.float32) for part in np.ravel(layer["weights"]))
                 found.append((np.ascontiguousarray(filters.transpose(0, 1, 3, 2)), biases.ravel()))
