@@ -8,7 +8,7 @@ import torch
 
 from infra.storage import UserError
 from irae.checkpoint import model_from_files
-from irae.model import on_device, parameter_count
+from irae.model import on_device
 from irae.restorer import Restorer
 from pipeline.config.train import TrainConfig, train_config
 from pipeline.runs.find import find_run, open_checked
@@ -28,10 +28,6 @@ class Trained:
     @property
     def url(self) -> str:
         return self.run.url
-
-    @property
-    def parameters(self) -> int:
-        return parameter_count(self.model)
 
 
 def load_trained(run: str | None, checkpoint: str) -> Trained:
