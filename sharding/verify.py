@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from PIL import Image
 
 from infra.storage import Storage
 from sharding.dataset import Dataset
+from sharding.sources import SPLITS
 from sharding.tar import BLOCK_BYTES, NPY_HEADER_BYTES, member_name, npy_header, tar_end, tar_header
 
 PARALLEL_SHARDS = 4
@@ -145,9 +147,10 @@ def field_problem(data: bytes, name: str, extension: str, size: int) -> str | No
 
 def _info_problems(dataset: Dataset) -> list[str]:
     """Contradictions between dataset.json and the manifest."""
+    found = Counter(dataset.table["split"].to_pylist())
     counts = {
         "samples": (dataset.table.num_rows, sum(shard["samples"] for shard in dataset.shards)),
-        "samples by split": (dataset.split_counts, dataset.split_sizes),
+        "samples by split": ({split: found[split] for split in SPLITS}, dataset.split_sizes),
     }
     return [
         f"{dataset.store.url}: the manifest has {counted} {name}, but dataset.json {stated}; {AGAIN}."

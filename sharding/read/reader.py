@@ -29,10 +29,6 @@ PREFETCH_BATCHES = 256
 Indices = Sequence[int] | np.ndarray
 
 
-def empty_uint8(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8)
-
-
 class ShardReader:
     """Any samples of one split of a data set, in any order.
 
@@ -53,7 +49,7 @@ class ShardReader:
         fields: Sequence[str] = ("clean",),
         cache_bytes: int | None = None,
         fetch_threads: int = FETCH_THREADS,
-        allocate: Callable[[tuple[int, ...]], np.ndarray] = empty_uint8,
+        allocate: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
     ) -> None:
         self.dataset = dataset
         self.split = dataset.split(split)

@@ -93,9 +93,6 @@ class CelebaHq(FileSource):
         images = sorted(SourceImage(safe_key(file), (below / file).as_posix(), splits[file]) for file in files)
         return split_off_val(images) if self._rule() == "released" else images
 
-    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        return crop_resize(decode_rgb(data), None, self.size)
-
     def _rule(self) -> str:
         if self.split != "auto":
             return self.split

@@ -125,10 +125,12 @@ def build_shard(
     tar.clear()
     for image, data, source_sha256 in read_ahead(source, plan.images):
         try:
-            fields = image_fields(source, image, data, spec)
+            clean = quantise(source.pixels(image, data), spec.bits)
         except BadImage as error:
             record.bad.append({"key": image.key, "file": image.file, "reason": str(error)})
             continue
+        degraded = [degradation.apply(clean, image.key, spec.seed) for degradation in spec.degradations]
+        fields = [Field("clean", "npy", npy_bytes(clean)), *degraded]
         record.rows.append(add_sample(tar, plan, image, source_sha256, fields))
     return tar.finish(), record
 
@@ -162,13 +164,6 @@ def _read(source: Source, image: SourceImage) -> tuple[SourceImage, bytes, str]:
             f"the image {image.file} was listed and cannot be read now ({error.strerror or error}); check that every "
             "machine that makes shards sees the folder, then run the same command again."
         ) from error
-
-
-def image_fields(source: Source, image: SourceImage, data: bytes, spec: SampleSpec) -> list[Field]:
-    """The clean pixels, then each degradation of them."""
-    clean = quantise(source.pixels(image, data), spec.bits)
-    degraded = [degradation.apply(clean, image.key, spec.seed) for degradation in spec.degradations]
-    return [Field("clean", "npy", npy_bytes(clean)), *degraded]
 
 
 def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
