@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from infra.storage.base import Entry, Storage, check_name, folder_of, join_url
+from infra.storage.base import Entry, Storage, join_url
 from infra.storage.errors import StorageError, UserError
 from infra.storage.open import open_storage
 
@@ -22,9 +22,7 @@ __all__ = [
     "Storage",
     "StorageError",
     "UserError",
-    "check_name",
     "filesystem",
-    "folder_of",
     "join_url",
     "open_storage",
 ]

@@ -18,8 +18,7 @@ import numpy as np
 from infra.storage import UserError
 from sharding.dataset import Dataset
 from sharding.order import DeterministicSampler
-from sharding.read.batch import Batch
-from sharding.read.fields import open_field
+from sharding.read.fields import Batch, open_field
 from sharding.read.local_shards import LocalShards
 from sharding.read.prefetch import ShardPrefetcher
 

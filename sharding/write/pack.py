@@ -116,10 +116,7 @@ def clear_records(store: Storage) -> None:
 def build_shard(
     source: Source, plan: ShardPlan, spec: SampleSpec, tar: Tar | None = None
 ) -> tuple[memoryview, ShardRecord]:
-    """The shard's bytes, a view of `tar` (a new or a used one), and its record without size and hash.
-
-    Raises UserError when a file cannot be read.
-    """
+    """The shard's bytes, a view of `tar`, and its record without size and hash. UserError for an unreadable file."""
     record = ShardRecord(plan.name, plan.split)
     tar = tar or Tar()
     tar.clear()
