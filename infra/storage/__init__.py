@@ -17,15 +17,7 @@ from infra.storage.open import open_storage
 if TYPE_CHECKING:
     from infra.storage.fsspec_access import filesystem
 
-__all__ = [
-    "Entry",
-    "Storage",
-    "StorageError",
-    "UserError",
-    "filesystem",
-    "join_url",
-    "open_storage",
-]
+__all__ = ["Entry", "Storage", "StorageError", "UserError", "filesystem", "join_url", "open_storage"]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,8 +36,10 @@ def main(config: ShardConfig) -> None:
     source = open_source(config.source, root, config.size, **source_options(config))
     url = config.out or data_url(config.source)
     plan = plan_for(source, spec, config)
-    counts = dict(Counter(shard.split for shard in plan.shards for _ in shard.images))
-    logger.info(f"data set {url}: {plan.image_count:,} images {counts}, {len(plan.shards)} shards, from {source.name}")
+    counts = Counter(shard.split for shard in plan.shards for _ in shard.images)
+    logger.info(
+        f"data set {url}: {counts.total():,} images {dict(counts)}, {len(plan.shards)} shards, from {source.name}"
+    )
     if config.dry_run:
         logger.info(json.dumps(plan.settings, indent=1))
         return

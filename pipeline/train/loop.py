@@ -189,16 +189,13 @@ class Trainer:
         max_s = 60 * (self.config.budget.max_minutes or float("inf"))
         return self.schedule.finished or self.is_at_max_images or self.timer.train_s >= max_s
 
-    @property
-    def is_validated(self) -> bool:
-        """Whether there is a validation of the present weights: not when a run was killed just before it."""
-        return any(r["images_seen"] == self.images_seen and r.get("val_psnr_db") is not None for r in self.rows)
-
     def train(self) -> None:
         """Step after step, to the end of the schedule or the budget."""
         self.timer.start()
         stop = self.is_finished
-        if stop and self.images_seen and not self.is_validated:
+        # A run that was killed just before its last validation lacks one of the present weights.
+        last = (row for row in self.rows if row["images_seen"] == self.images_seen)
+        if stop and self.images_seen and all(row.get("val_psnr_db") is None for row in last):
             self._save(self._validate(epoch_ended=False))
         while not stop:
             # Step.

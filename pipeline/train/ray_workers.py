@@ -35,7 +35,7 @@ COLLECTIVE_TIMEOUT_S = 4 * RETRY_DEADLINE_S
 
 
 def run_on_ray(config: TrainConfig, log_metrics: LogMetrics, assert_lease_held: AssertLeaseHeld) -> None:
-    """Train on `nodes` x `workers_per_node` workers, `log_metrics` is called here. UserError with a worker's sentence."""
+    """Train on `nodes` x `workers_per_node` workers; `log_metrics` runs here. UserError with a worker's sentence."""
     with ray_session(
         config.cluster.nodes,
         at_least=config.cluster.min_nodes,

@@ -38,10 +38,6 @@ class Plan:
     settings: dict[str, Any]
     sha256: str
 
-    @property
-    def image_count(self) -> int:
-        return sum(len(shard.images) for shard in self.shards)
-
 
 def make_plan(
     images: Sequence[SourceImage], settings: dict[str, Any], shuffle_seed: int, images_per_shard: int
