@@ -36,10 +36,7 @@ HQ_SPLITS = ("auto", "official", "released", "hash")
 
 @dataclass(frozen=True)
 class Celeba(FileSource):
-    """Aligned CelebA in its authors' or Kaggle's layout, with the official partition.
-
-    The centre crop is the paper's: 148 of 178 px of width, and the same share of images of another size.
-    """
+    """Aligned CelebA in its authors' or Kaggle's layout and partition. The centre crop is the paper's 148 of 178 px."""
 
     size: int = 64
     name: str = field(default="celeba", init=False)
