@@ -31,10 +31,7 @@ class Trained:
 
 
 def load_trained(run: str | None, checkpoint: str) -> Trained:
-    """The run (URL, name, or None for the only one) at `best`, `last` or a named checkpoint, on the GPU if any.
-
-    UserError when there is none.
-    """
+    """The run (URL, name, None: the only one) at `best`, `last` or a name, on the GPU if any. UserError without one."""
     folder = Run(open_checked(find_run(run)))
     values = folder.read_json(CONFIG)
     if values is None:
