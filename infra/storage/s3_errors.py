@@ -89,6 +89,5 @@ def _identity() -> str:
     """The source of the credentials, as far as the environment says."""
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if os.environ.get("AWS_PROFILE"):
-        return f"AWS_PROFILE={os.environ['AWS_PROFILE']}"
-    return "AWS_PROFILE or this machine's role"
+    profile = os.environ.get("AWS_PROFILE")
+    return f"AWS_PROFILE={profile}" if profile else "AWS_PROFILE or this machine's role"

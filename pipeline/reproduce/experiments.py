@@ -163,25 +163,22 @@ def experiment_url(config: TrainConfig, dataset: Dataset) -> str:
 
 def _open(config: ReproduceConfig, name: str, problems: list[str]) -> Dataset | None:
     """The data set, or None and a sentence with the command that makes it."""
-    url, command = find_data(name), shard_command(config, name)
+    url, bits = find_data(name), 5 if config.protocol == "released" else 8
     try:
         dataset = Dataset.open(open_storage(url))
     except UserError as error:
-        problems.append(f"{str(error).split('; ')[0].rstrip('.')}; make it with `{command}`.")
-        return None
-    bits = 5 if config.protocol == "released" else 8
-    if missing := [field for field in needed_fields(config) if field not in dataset.fields]:
-        problems.append(
-            f"the data set {url} has no {', '.join(missing)}; make it, at another URL or with --overwrite, with "
-            f"`{command}`."
-        )
-    elif dataset.bits != bits:
-        problems.append(
-            f"the data set {url} has {dataset.bits} bits, but --protocol {config.protocol} needs {bits}; make one, "
-            f"under another name, with `{command}`."
-        )
+        problem = f"{str(error).split('; ')[0].rstrip('.')}; make it"
     else:
-        return dataset
+        if missing := [field for field in needed_fields(config) if field not in dataset.fields]:
+            problem = f"the data set {url} has no {', '.join(missing)}; make it, at another URL or with --overwrite,"
+        elif dataset.bits != bits:
+            problem = (
+                f"the data set {url} has {dataset.bits} bits, but --protocol {config.protocol} needs {bits}; make "
+            )
+            problem += "one, under another name,"
+        else:
+            return dataset
+    problems.append(f"{problem} with `{shard_command(config, name)}`.")
     return None
 
 
