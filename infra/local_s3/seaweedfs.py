@@ -35,7 +35,7 @@ def arguments(data: Path, s3_config: Path, ports: dict[str, int]) -> list[str]:
     chosen = [f"-{service}.port={ports[service]}" for service in _SERVICES]
     chosen += [f"-{service}.port.grpc={ports[service] + _GRPC_OFFSET}" for service in _SERVICES]
     return [
-        *("mini", _data_argument(data), "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *chosen),
+        *("mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *chosen),
         *(f"-s3.config={s3_config}", "-s3.autoCreateBucket=false", "-s3.iam=false"),
         # The filer's HTTP port would serve every object without keys.
         *("-disableHttp", "-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
@@ -45,7 +45,7 @@ def arguments(data: Path, s3_config: Path, ports: dict[str, int]) -> list[str]:
 
 def is_server(pid: int, data: Path) -> bool:
     """Whether this process serves that data (and is not a later one with the same id)."""
-    wanted = _data_argument(data)
+    wanted = f"-dir={data}"
     if Path("/proc/self/cmdline").exists():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             return wanted.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -70,15 +70,10 @@ def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
 
 def remove_sockets(ports: dict[str, int]) -> None:
     """Remove the Unix sockets that weed leaves in /tmp, whatever TMPDIR says."""
-    for port in ports.values():
-        for number in (port, port + _GRPC_OFFSET):
-            for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-
-
-def _data_argument(data: Path) -> str:
-    return f"-dir={data}"
+    for number in (port + offset for port in ports.values() for offset in (0, _GRPC_OFFSET)):
+        for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _is_free(port: int) -> bool:

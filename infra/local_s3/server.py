@@ -38,7 +38,6 @@ class LocalS3:
         self.folder = Path(os.path.abspath(folder))
         self.buckets = tuple(buckets)
         self._data = self.folder / "data"
-        self._temporary = self.folder / "tmp"
         self._log = self.folder / "weed.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -54,10 +53,6 @@ class LocalS3:
             return None
         pid: int = self._read(_STATE)["pid"]
         return pid if seaweedfs.is_server(pid, self._data) else None
-
-    @property
-    def running(self) -> bool:
-        return self.pid is not None
 
     def env(self) -> dict[str, str]:
         """The AWS variables of this server, with the secret key."""
@@ -77,7 +72,7 @@ class LocalS3:
         Raises StorageError, with the last lines of its log, when it does not answer within START_TIMEOUT_S.
         """
         with file_errors(self.folder), self._locked_folder():
-            if not self.running:
+            if self.pid is None:
                 self._launch()
             for path in (f"/{bucket}" for bucket in self.buckets):
                 if self._request("HEAD", path) != 200 and (status := self._request("PUT", path)) != 200:
@@ -113,7 +108,7 @@ class LocalS3:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     # Without the user's environment: weed reads settings from HOME and AWS keys.
-                    env={"PATH": os.defpath, "HOME": str(self.folder), "TMPDIR": str(self._temporary)},
+                    env={"PATH": os.defpath, "HOME": str(self.folder), "TMPDIR": str(self.folder / "tmp")},
                 )
             self._write(_STATE, {"pid": process.pid, "ports": ports})
             deadline_s = time.monotonic() + START_TIMEOUT_S
@@ -125,13 +120,10 @@ class LocalS3:
             self.kill()
             # It exits when another program took a port since it was chosen; other ports may help.
             if not exited or not attempts_left:
-                raise StorageError(f"the local S3 server did not start; {self._log} ends:\n{self._last_errors()}")
-
-    def _last_errors(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()
-        # A crash prints hundreds of lines about its threads after the one with the reason.
-        errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
-        return "\n".join((errors or lines)[-10:])
+                lines = self._log.read_text(errors="replace").splitlines()
+                # A crash prints hundreds of lines about its threads after the one with the reason.
+                errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)] or lines
+                raise StorageError("\n".join([f"the local S3 server did not start; {self._log} ends:", *errors[-10:]]))
 
     def _request(self, method: str, path: str) -> int | None:
         """The HTTP status of a signed request, None when nothing answers."""
@@ -149,12 +141,11 @@ class LocalS3:
 
     def _signal(self, signal_number: int) -> bool:
         """Send the signal and wait; whether the process has exited."""
-        pid = self.pid
-        if pid is not None:
+        if (pid := self.pid) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal_number)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        while self.running:
+        while self.pid is not None:
             if time.monotonic() > deadline_s:
                 return False
             time.sleep(0.05)
@@ -174,7 +165,7 @@ class LocalS3:
         self.folder.chmod(0o700)
         with FileLock(self.folder / "lock"):
             self._data.mkdir(exist_ok=True)
-            self._temporary.mkdir(exist_ok=True)
+            (self.folder / "tmp").mkdir(exist_ok=True)
             (self.folder / ".gitignore").write_text("*\n")  # the keys must not go into a repository
             if not (self.folder / _KEYS).exists():
                 keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}

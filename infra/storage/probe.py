@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.storage.open import open_storage
-from infra.storage.s3 import s3_client
+from infra.storage.s3 import S3Storage, s3_client
 
 MIN_VALID_S = 3600.0
 """Validity below which credentials expire soon."""
@@ -35,21 +35,22 @@ class StoreProbe:
 def probe(url: str) -> StoreProbe:
     """Probe the store at the URL. Raises StorageError when it cannot be reached or denies access."""
     store = open_storage(url)
-    store.check()
-    if not store.url.startswith("s3://"):
+    if not isinstance(store, S3Storage):
+        store.check()
         return StoreProbe(getpass.getuser(), "", False, None)
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    with store.errors():
+        client, before = s3_client(quick=True), time.time()
+        answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        middle = (before + time.time()) / 2
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-    client, session = s3_client(quick=True), boto3.session.Session()
-    before = time.time()
-    answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
-    middle = (before + time.time()) / 2
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     # The header counts whole seconds, and has counted half a one more on average.
     ahead_s = middle - email.utils.parsedate_to_datetime(date).timestamp() - 0.5 if date else None
+    session = boto3.session.Session()
     credentials = session.get_credentials()
     identity = f"keys from {credentials.method if credentials else 'none'}"
     if "amazonaws.com" in client.meta.endpoint_url:

@@ -16,15 +16,10 @@ PROGRESS_BYTES = 256 << 10
 """Bytes that count as progress."""
 ATTEMPT_S = 5.0
 """Time after which a connection without progress is replaced by a new one."""
-_CHUNK_BYTES = 256 << 10
 
 
 class Interrupted(Exception):
-    """An attempt that failed; another one may succeed. Its cause, if any, is the error of the connection or of S3."""
-
-
-class Stalled(Interrupted):
-    """A download that made no progress for STALL_S; its cause is that of the last attempt."""
+    """An attempt, or a whole download, that failed; its cause, if any, is the error of the connection or of S3."""
 
 
 @dataclass
@@ -44,7 +39,7 @@ class Download:
     attempts: int = 0
 
     def run(self) -> None:
-        """Raises Stalled after STALL_S without progress, boto3's own error when another attempt would not help."""
+        """Raises Interrupted after STALL_S without progress, boto3's own error when another attempt would not help."""
         try:
             retry_with_backoff(
                 self._attempt,
@@ -57,7 +52,7 @@ class Download:
         except Interrupted as error:
             of = "" if self.total is None else f" of {self.total}"
             where = f"stopped at byte {self.position}{of} after {self.attempts} attempts"
-            raise Stalled(f"{where}, the last answer was {error}") from error.__cause__
+            raise Interrupted(f"{where}, the last answer was {error}") from error.__cause__
 
     def _attempt(self) -> None:
         """One request for the bytes from `position` on."""
@@ -105,7 +100,7 @@ def received_chunks(body: Any) -> Iterator[bytes]:
     only urllib3's response below it has `read1`.
     """
     try:
-        while chunk := body._raw_stream.read1(_CHUNK_BYTES):
+        while chunk := body._raw_stream.read1(PROGRESS_BYTES):
             yield chunk
     finally:
         body.close()

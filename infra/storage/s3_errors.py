@@ -57,10 +57,7 @@ def code_and_status(error: Any) -> tuple[str, int]:
 
 
 def user_error(error: Exception, url: str, bucket: str, endpoint: str) -> Exception | None:
-    """The StorageError or FileNotFoundError for a user, None when the error does not come from boto3 or s3fs.
-
-    `url` is the file's, `endpoint` the server's, or "" when there was no client yet.
-    """
+    """The user's error about `url`, None when it is not boto3's or s3fs's; `endpoint` is "" before a client exists."""
     from botocore import exceptions as boto
 
     if isinstance(error, OSError) and isinstance(error.__cause__, boto.ClientError):  # as s3fs raises them
@@ -92,6 +89,5 @@ def _identity() -> str:
     """The source of the credentials, as far as the environment says."""
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if os.environ.get("AWS_PROFILE"):
-        return f"AWS_PROFILE={os.environ['AWS_PROFILE']}"
-    return "AWS_PROFILE or this machine's role"
+    profile = os.environ.get("AWS_PROFILE")
+    return f"AWS_PROFILE={profile}" if profile else "AWS_PROFILE or this machine's role"

@@ -138,21 +138,18 @@ def reports_of(alive: list[dict[str, Any]], url: str, shared_file: str) -> list[
             reports.append(ray.get(reference, timeout=0))
         except Exception as error:
             first = str(error).strip().splitlines()[0]
-            failed = MachineReport(name)
-            failed.fail(PEERS, f"no report of the checks ({first}); see whether Ray runs there: `ray status`.")
-            reports.append(failed)
+            reports.append(MachineReport(name))
+            reports[-1].fail(PEERS, f"no report of the checks ({first}); see whether Ray runs there: `ray status`.")
     return sorted(reports, key=lambda report: report.machine)
 
 
 def version_differences(reports: list[MachineReport]) -> list[str]:
     """A sentence when the machines have different versions."""
-    groups: dict[str, list[str]] = {}
-    for report in reports:
-        if VERSIONS in report.values:
-            groups.setdefault(report.values[VERSIONS], []).append(report.machine)
+    versions = {report.machine: report.values[VERSIONS] for report in reports if VERSIONS in report.values}
+    groups = {value: [name for name in versions if versions[name] == value] for value in sorted({*versions.values()})}
     if len(groups) < 2:
         return []
-    listed = "; ".join(f"{versions} on {', '.join(machines)}" for versions, machines in sorted(groups.items()))
+    listed = "; ".join(f"{value} on {', '.join(machines)}" for value, machines in groups.items())
     return [f"Python, torch and Ray differ: {listed}. Make them equal: `ray up` installs constraints.txt everywhere."]
 
 

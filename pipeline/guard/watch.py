@@ -67,24 +67,22 @@ def start(options: list[str]) -> int:
 
 def terminate_old(file: Path) -> None:
     """Terminate the process of the pid file, if it is a guard."""
-    if not file.exists():
-        return
-    command = Path(f"/proc/{file.read_text()}/cmdline")
-    if command.exists() and b"pipeline.guard" in command.read_bytes():
-        os.kill(int(file.read_text()), signal.SIGTERM)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # none was started, or it is gone
+        pid = int(file.read_text())
+        if b"pipeline.guard" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGTERM)
 
 
 class Guard:
     """State between polls: whether a notice was seen, and when head and cluster were last seen in use."""
 
-    def __init__(self, config: GuardConfig, imds: str = IMDS) -> None:
-        self.config, self.imds = config, imds
-        self.noticed = False
+    def __init__(self, config: GuardConfig) -> None:
+        self.config, self.noticed = config, False
         self.head_seen_s = self.used_s = time.monotonic()
 
     def poll(self) -> None:
         """Check notice, head and use once, and act on them."""
-        if not self.noticed and has_spot_notice(self.imds):
+        if not self.noticed and has_spot_notice():
             self.noticed = True
             log("AWS preempts this machine in two minutes: requesting a checkpoint and draining the node")
             notice_file().touch()
@@ -111,13 +109,13 @@ def stop_orphan(action: str) -> None:
     sys.exit(0)
 
 
-def has_spot_notice(imds: str) -> bool:
+def has_spot_notice() -> bool:
     """Whether AWS has announced the preemption of this machine. False outside AWS."""
     header = "X-aws-ec2-metadata-token"
-    request = Request(f"{imds}/latest/api/token", method="PUT", headers={f"{header}-ttl-seconds": "60"})
+    request = Request(f"{IMDS}/latest/api/token", method="PUT", headers={f"{header}-ttl-seconds": "60"})
     with contextlib.suppress(OSError):  # 404: no notice
         token = urlopen(request, timeout=2).read().decode()
-        urlopen(Request(f"{imds}/latest/meta-data/spot/instance-action", headers={header: token}), timeout=2).close()
+        urlopen(Request(f"{IMDS}/latest/meta-data/spot/instance-action", headers={header: token}), timeout=2).close()
         return True
     return False
 

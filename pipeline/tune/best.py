@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 PRESET, REPEATS = "best.json", "repeats"
 LOG_WIDTH = 160
 """Width of the table in a log file, characters."""
-FIGURES = ("images_seen", "parameters", "images_per_sec")
-"""Attributes of a trial that are columns of the table."""
 
 
 def write_best(config: BestConfig) -> None:
@@ -94,7 +92,8 @@ def show_trials(folder: StudyFolder) -> None:
     for trial in sorted(trials, key=lambda trial: -trial.values[0] if trial.values else 0.0):
         measured = trial.user_attrs
         value = f"{trial.values[0]:.2f}" if trial.values else ""
-        figures = [f"{measured[name]:,.0f}" if name in measured else "" for name in FIGURES]
+        names = ("images_seen", "parameters", "images_per_sec")
+        figures = [f"{measured[name]:,.0f}" if name in measured else "" for name in names]
         reason = f": {measured[REASON]}" if REASON in measured else ""
         table.add_row(str(trial.number), state_text(trial.state), value, *figures, describe(trial.params) + reason)
     Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,15 +14,12 @@ from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.config.options import defaults
 from pipeline.config.train import LrSchedule, TrainConfig, flat_options
 
-SecondObjective = Literal["none", "parameters", "images-per-sec"]
 QUARTERS = 4
 """Validations of a trial, one at each quarter of its budget."""
-TRIAL_IMAGES = {"laptop": 3_000}
-"""Default budget of a trial, images, by preset."""
-TRIAL_IMAGES_OTHERS = 300_000
-"""Default budget of a trial, images, with any other preset."""
+TRIAL_IMAGES, TRIAL_IMAGES_LAPTOP = 300_000, 3_000
+"""Default budget of a trial, images: of most presets, and of the preset laptop."""
 NOT_IDENTITY = {"trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "memory_gb"}
-NOT_IDENTITY_OF_BASE = {"data", "out", "name", "nodes", "workers_per_node", "ray", "dry_run", "config"}
+NOT_IDENTITY |= {"data", "out", "name", "nodes", "workers_per_node", "ray", "dry_run", "config"}
 """Options that may differ when a search is resumed."""
 
 
@@ -53,7 +49,7 @@ class TuneConfig:
     """Global batch sizes to choose from."""
     trials: int = 12
     """Trials of the whole search, over all its resumptions."""
-    second_objective: SecondObjective = "none"
+    second_objective: Literal["none", "parameters", "images-per-sec"] = "none"
     """Objective beside PSNR, for a Pareto front: fewer parameters, or more images trained per second."""
     sampler: Literal["tpe", "random"] = "tpe"
     """Sampler of the hyperparameters: multivariate TPE (a model of the finished trials) or random."""
@@ -97,8 +93,10 @@ class TuneConfig:
         for option, values in choices.items():
             if option != "batches" and values and not self.is_irae:
                 problems.append(f"--{option} is for --model irae; leave it out with {self.base.model.name}.")
-            lowest, below, rule = (0, 1, "from 0 to below 1") if option == "scale-mins" else (1, math.inf, "at least 1")
-            problems += [f"--{option} holds {v:g}, but must be {rule}." for v in values if not lowest <= v < below]
+            if option != "scale-mins":
+                problems += [f"--{option} holds {value}, but must be at least 1." for value in values if value < 1]
+            elif any(not 0 <= value < 1 for value in values):
+                problems.append(f"--scale-mins is {values}, but each must be from 0 to below 1.")
         varies = any(low < high for name, (low, high), _ in ranges if self.is_irae or name == "lr")
         if not varies and max(map(len, choices.values())) <= 1 and not {*self.lr_schedules} - {"constant"}:
             problems.append("the search space holds one point only: widen --K-range, --L-range or --lr-range.")
@@ -117,7 +115,7 @@ def comparable(identity: dict[str, Any]) -> dict[str, Any]:
     """The options in a search.json of any version that must be equal when the search is resumed, in today's names."""
     base = {**TrainConfig().options(), **flat_options(identity["base"])}
     options = {"second_objective": identity.get("against"), **identity, **base}
-    compared = {*options} - NOT_IDENTITY_OF_BASE - {"base", "against"}
+    compared = {*options} - NOT_IDENTITY - {"base", "against"}
     return json.loads(json.dumps({name: options[name] for name in sorted(compared)}))
 
 
@@ -149,13 +147,9 @@ class DashboardConfig:
     port: int = 8080
     """Port on 127.0.0.1. To look from another machine: `ssh -L 8080:127.0.0.1:8080 MACHINE`."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise_problems([f"--port is {self.port}, but must be from 1 to 65535."])
-
 
 def base_defaults(arguments: list[str]) -> TuneConfig:
     """The preset, or --config, as the base of all trials, with the budget of a trial instead of a run's."""
     base = defaults(arguments)
-    images = base.budget.max_images or TRIAL_IMAGES.get(base.preset, TRIAL_IMAGES_OTHERS)
+    images = base.budget.max_images or (TRIAL_IMAGES_LAPTOP if base.preset == "laptop" else TRIAL_IMAGES)
     return TuneConfig(base=base.with_options(max_minutes=None, max_images=images, name=None))

@@ -66,12 +66,8 @@ class StudyFolder:
             self.journal.unlink(missing_ok=True)
             self.store.put(SEARCH, json.dumps(identity, indent=1).encode())
             return
-        before, now = comparable(stored), comparable(identity)
-        differing = [
-            f"{name} was {before.get(name)!r} and is now {value!r}"
-            for name, value in now.items()
-            if before.get(name) != value
-        ]
+        old, new = comparable(stored), comparable(identity)
+        differing = [f"{key} was {old.get(key)!r} and is now {new[key]!r}" for key in new if old.get(key) != new[key]]
         if differing:
             raise UserError(
                 f"the search {self.store.url} was started with other settings ({'; '.join(differing)}); repeat those "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
 
 from infra.storage import join_url
 from pipeline.config.checks import USER_ERRORS, raise_problems
@@ -20,17 +19,8 @@ from sharding.dataset import Dataset
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Search:
-    """A search ready to start: resolved options, its folder, the opened data set."""
-
-    config: TuneConfig
-    folder: StudyFolder
-    dataset: Dataset
-
-
-def resolve(config: TuneConfig) -> Search:
-    """Open the data set and the search's folder. Raises UserError, with all problems at once."""
+def resolve(config: TuneConfig) -> tuple[TuneConfig, StudyFolder, Dataset]:
+    """Resolved options, the search's folder and the data set, opened. Raises UserError, with all problems at once."""
     problems, base = config.problems(), config.base
     batches = config.batches or (base.optimization.global_batch_size,)
     largest = {"L": max(*config.L_range, base.model.irae.L)} if config.is_irae else {}
@@ -46,7 +36,7 @@ def resolve(config: TuneConfig) -> Search:
     assert resolved.name and resolved.out
     out = resolved.out if base.out else join_url(store_url(), SEARCHES, resolved.name)
     base = base.with_options(data=resolved.data.url, name=resolved.name, out=out)
-    return Search(dataclasses.replace(config, base=base), StudyFolder(open_checked(out)), training.dataset)
+    return dataclasses.replace(config, base=base), StudyFolder(open_checked(out)), training.dataset
 
 
 def log_plan(config: TuneConfig) -> None:

@@ -39,7 +39,7 @@ def worker(rank: int, config: TrainConfig, folder: Path, noticed_step: int) -> N
 
 def give_notice_before(trainer: Trainer, step: int, patch: pytest.MonkeyPatch) -> None:
     read = trainer.loader.next
-    patch.setattr(guard, "has_spot_notice", lambda imds: True)
+    patch.setattr(guard, "has_spot_notice", lambda: True)
     patch.setattr(guard, "drain", lambda: None)  # needs a cluster; see tests/cluster
 
     def next_batch() -> Any:
