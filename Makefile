@@ -42,7 +42,7 @@ help-texts: $(INSTALLED) ## write the help of every command into docs/help
 bench: $(INSTALLED) ## every benchmark; each prints one JSON object last
 	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); echo "== $$name"; python -m benchmarks.$$name || exit 1; done
 
-clean: ## remove .venv, caches and the demo's results (data sets and runs stay)
+clean: ## remove .venv, caches, the local S3 and the demo's results (data/ and runs/ stay)
 	rm -rf .venv .local_s3 runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,14 +1,13 @@
 """python -m benchmarks.reading: samples per second of this reader, stock webdataset and litdata on the same pairs.
 
-5,000 pairs of 64x64 pixels, clean and noisy, shuffled, in batches of 100, in one process. This reader and litdata hold
-raw pixels, webdataset holds PNG, as its users do. Epoch 1 reads from an S3 server on this machine, epoch 2 from the
-cache (webdataset: from local files). Each figure is the median of three rounds that alternate. litdata needs other
-versions of its libraries: it is measured when LITDATA_PYTHON is the Python of an environment that has it.
+5,000 pairs of 64x64 px, clean and noisy, shuffled, in batches of 100, in one process. This reader and litdata store raw
+pixels, webdataset stores PNG, as its users do. Epoch 1 reads from an S3 server on this machine, epoch 2 from the cache
+(webdataset: from local files). Each figure is the median of three alternating rounds. litdata needs other versions of
+its libraries: it is measured if LITDATA_PYTHON is the Python of an environment that has it.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -22,19 +21,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
 from infra.local_s3.server import LocalS3
-from infra.storage import open_storage
+from infra.storage import filesystem, open_storage
 from sharding import Dataset, Loader, ShardReader
 from sharding.dataset import publish
 from sharding.sources.synthetic import Synthetic
-from sharding.write.degrade import KINDS, Degradation, Field, keyed_bits, npy_bytes
-from sharding.write.pack import SampleSpec, pack_shard
+from sharding.tar import npy_bytes
+from sharding.write.degrade import KINDS, Degradation, Field, keyed_bits
+from sharding.write.pack import SampleSpec, build_shard, put_shard
 from sharding.write.plan import default_images_per_shard, make_plan
 
 PAIRS, SIZE, BATCH, ROUNDS = 5000, 64, 100, 3
@@ -67,25 +66,24 @@ if __name__ == "__main__":
 
 
 def noisy(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> Field:
-    """A raw degraded field: noise of sigma 25, rounded to whole values."""
+    """A raw degraded field: noise of sigma 25, rounded to integers."""
     noise = np.random.Generator(keyed_bits(key)).normal(0, 25, clean.shape)
     return Field("noisy", "npy", npy_bytes(np.clip(clean + noise, 0, 255).round().astype(np.uint8)))
 
 
 def make_data(url: str) -> Dataset:
-    """The data set of this project, 5,000 pairs for training and 120 for validation."""
+    """A data set of this project: 5,000 pairs for training, 120 for validation."""
     KINDS["noisy"] = noisy
     source, store = Synthetic(count_train=PAIRS, count_val=120, count_test=0, size=SIZE), open_storage(url)
     spec = SampleSpec((Degradation("noisy", "npy", "noisy", ()),))
     plan = make_plan(source.images(), {}, 0, default_images_per_shard(SIZE, {"clean": "npy", "noisy": "png"}))
-    parts = [pack_shard(source, shard, spec, store) for shard in plan.shards]
-    info = {"name": "synthetic", "bits": 8, "image_size": SIZE}
-    publish(store, parts, info, {"clean": "npy", "noisy": "npy"})
+    records = [put_shard(*build_shard(source, shard, spec), store) for shard in plan.shards]
+    publish(store, records, {"name": "synthetic", "bits": 8, "image_size": SIZE}, spec.fields)
     return Dataset.open(store)
 
 
 def make_png_shards(dataset: Dataset, folder: Path) -> list[Path]:
-    """The same pairs for webdataset, also as arrays for litdata."""
+    """The same pairs as PNG for webdataset, and as arrays for litdata."""
     reader = ShardReader(dataset, "train", folder / "cache-png", fields=("clean", "noisy"))
     batch = reader.read(np.arange(len(reader)))
     for name, values in batch.fields.items():
@@ -105,7 +103,7 @@ def make_png_shards(dataset: Dataset, folder: Path) -> list[Path]:
 
 
 def rate(batches: Iterable[Any], count_of: Callable[[Any], int]) -> float:
-    """Pairs per second of one epoch, from the first request on."""
+    """Pairs per second of one epoch, from its first request."""
     begin, count = time.perf_counter(), 0
     for batch in batches:
         count += count_of(batch)
@@ -130,32 +128,27 @@ def webdataset_epoch(urls: list[str]) -> float:
 
 
 def read_s3_with_webdataset() -> None:
-    """webdataset has no handler of its own for s3://."""
+    """Give webdataset an opener for s3:// URLs; it has none of its own."""
+    from webdataset.gopen import gopen_schemes
 
-    def open_s3(url: str, mode: str = "rb", bufsize: int = 8192, **options: Any) -> io.BytesIO:
-        folder, _, name = url.rpartition("/")
-        assert urlsplit(folder).scheme == "s3"
-        return io.BytesIO(open_storage(folder).get(name))
-
-    gopen: Any = importlib.import_module("webdataset.gopen")  # `webdataset.gopen` itself is a function of that name
-    gopen.gopen_schemes["s3"] = open_s3
+    gopen_schemes["s3"] = lambda url, *_: filesystem(url)[0].open(url)
 
 
 def litdata_rates(folder: Path) -> list[float] | str:
-    """Its pairs per second from local chunks of raw pixels, or why there are none."""
+    """litdata's pairs per second from local chunks of raw pixels, or why they were not measured."""
     python = os.environ.get("LITDATA_PYTHON")
     if not python:
         return "not measured: LITDATA_PYTHON is not set to a Python that has litdata"
     program = folder / "measure_litdata.py"
     program.write_text(LITDATA)
-    ended = subprocess.run([python, str(program), str(folder)], capture_output=True, text=True, timeout=600)
-    if ended.returncode:
-        return f"failed: {ended.stderr.strip().splitlines()[-1]}"
-    return json.loads(ended.stdout.strip().splitlines()[-1])
+    result = subprocess.run([python, str(program), str(folder)], capture_output=True, text=True, timeout=600)
+    if result.returncode:
+        return f"failed: {result.stderr.strip().splitlines()[-1]}"
+    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 def wait_share(url: str, folder: Path) -> float:
-    """Share of the time of a real training run, its start included, in which it waited for data."""
+    """Share of a real training's time, its start included, that it waited for data."""
     command = [sys.executable, "-m", "pipeline.train", "--no-ray", "--preset", "laptop", "--data", url]
     command += ["--out", str(folder / "run"), "--max-minutes", str(TRAIN_MINUTES)]
     environment = os.environ | {"IRAE_CACHE": str(folder / "cache-train")}
@@ -168,7 +161,7 @@ def wait_share(url: str, folder: Path) -> float:
 
 @contextmanager
 def local_s3(folder: Path) -> Iterator[str]:
-    """An S3 server, the environment that leads to it, and a place on it."""
+    """An S3 server and its environment variables; yields a URL on it."""
     server = LocalS3(folder)
     server.start()
     try:
@@ -179,7 +172,7 @@ def local_s3(folder: Path) -> Iterator[str]:
 
 
 def measure(folder: Path, url: str) -> dict[str, Any]:
-    """All figures of this run."""
+    """All figures."""
     print("making the data ...", file=sys.stderr)
     dataset = make_data(url)
     pngs = make_png_shards(dataset, folder)

@@ -1,10 +1,10 @@
 """python -m benchmarks.scaling: two workers with one thread each against one worker with one thread.
 
-Three ways of training take turns, block after block, in the same two processes: one worker alone; both as one team,
-that share each global batch and add up their gradients; both for themselves, without a word between them. All train
-the same network on images of 64 px, with the training step and the sums of the real loop.
+Three ways of training take turns, block after block, in the same two processes: one worker alone; both as one process
+group, which share each global batch and all-reduce their gradients; both for themselves, without communication. All
+train the same network on images of 64 px, with the training step and the all-reduce of the real loop.
 
-`efficiency` is the images/s of the team over twice those of one worker alone. `machine_limit` is the same for the two
+`efficiency` is the images/s of the group over twice those of one worker alone. `machine_limit` is the same for the two
 that work for themselves: what the machine itself loses when two of its cores are busy. Medians over the rounds.
 """
 
@@ -30,7 +30,7 @@ from pipeline.train.distributed import FlatGradientBucket, ProcessGroup, use_thr
 from pipeline.train.step import autocast, resolve_precision, train_step
 
 WORKERS, SIDE, SIGMA_255 = 2, 64, 25.0
-ALONE, TEAM, APART = "alone", "team", "apart"
+ALONE, GROUP, APART = "alone", "group", "apart"
 
 
 class Worker:
@@ -63,18 +63,18 @@ class Worker:
         )
 
     def images_per_sec(self, way: str, steps: int) -> float:
-        """Of all that train in this way; both workers call it at once."""
-        group = ProcessGroup(self.rank, WORKERS if way == TEAM else 1, self.device)
+        """Images/s of all workers that train in this way; both workers call it at once."""
+        group = ProcessGroup(self.rank, WORKERS if way == GROUP else 1, self.device)
         if way == APART:
             group = ProcessGroup(0, 1, self.device)
         dist.barrier()
-        begun_s = time.perf_counter()
+        start_s = time.perf_counter()
         if way != ALONE or self.rank == 0:
             for _ in range(steps):
                 self.step(group)
-        # The team ends together; of two for themselves the rates add up, whichever is faster.
-        rate = torch.tensor(steps * self.batch / (time.perf_counter() - begun_s), dtype=torch.float64)
-        if way == TEAM:
+        # The group finishes together; the rates of two for themselves add up, whichever is faster.
+        rate = torch.tensor(steps * self.batch / (time.perf_counter() - start_s), dtype=torch.float64)
+        if way == GROUP:
             rate /= WORKERS
         if way == ALONE and self.rank:
             rate.zero_()
@@ -86,7 +86,7 @@ def measure(rank: int, options: argparse.Namespace, folder: Path) -> None:
     use_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=WORKERS)
     worker = Worker(rank, options)
-    rates: dict[str, list[float]] = {ALONE: [], TEAM: [], APART: []}
+    rates: dict[str, list[float]] = {ALONE: [], GROUP: [], APART: []}
     for way in rates:
         worker.images_per_sec(way, 1)
     for round_number in range(options.rounds):
@@ -108,7 +108,7 @@ def summary(rates: dict[str, list[float]], options: argparse.Namespace) -> dict[
         return statistics.median(of_two / (WORKERS * of_one) for of_two, of_one in pairs)
 
     return {
-        "efficiency": round(ratio(TEAM), 3),
+        "efficiency": round(ratio(GROUP), 3),
         "machine_limit": round(ratio(APART), 3),
         "images_per_sec": {way: round(statistics.median(values), 1) for way, values in rates.items()},
         "K": options.K,

@@ -1,9 +1,8 @@
-"""python -m benchmarks.sharding: how near the sharding comes to the codecs alone; prints one JSON object last.
+"""python -m benchmarks.sharding: the rate of sharding over that of its codecs alone; prints one JSON object last.
 
-codec_images_per_sec is a bare loop in one process of the same decode, crop, resize and encode calls on files that are
-in memory already. images_per_sec is the whole way in one process: files read, hashed, packed, put on a local folder.
-Both alternate, and the
-best of each is given, since other work on the machine can only slow them down.
+codec_images_per_sec is a bare loop in one process of the same decode, crop, resize and encode calls on files in memory.
+images_per_sec is all of sharding in one process: files read, hashed, packed, written to a local folder. Both alternate,
+and the best of each is printed, since other work on the machine can only slow them down.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from sharding.write.degrade import parse_degradations
 from sharding.write.pack import SampleSpec
 
 DISTINCT = 200
-"""Photographs that are drawn; more files than that are copies of them."""
+"""Number of different photographs; further files are copies of them."""
 WIDTH_PX, HEIGHT_PX = 178, 218
 
 
@@ -74,7 +73,7 @@ def measure(source: Source, spec: SampleSpec, images: Sequence[SourceImage], out
 def measure_two_workers(
     source: Source, spec: SampleSpec, images: Sequence[SourceImage], out: str, rounds: int
 ) -> dict[str, float]:
-    """Two Ray workers against one; and what two processes gain on the codec calls alone: the machine's own limit."""
+    """Speedup of two Ray workers, and of two processes on the codec calls alone: the machine's own limit."""
     import ray
 
     codec = ray.remote(_encode_read)
@@ -109,14 +108,14 @@ def pack(source: Source, spec: SampleSpec, images: Sequence[SourceImage], out: s
     config = ShardConfig(images_per_shard=-(-len(images) // 20) if workers else None)
     plan = plan_for(_Chosen(source, images), spec, config)  # type: ignore[arg-type]
     store = open_storage(out)
-    with hold_lease(store) as lock:
-        job = Job(source, spec, store, lock, {})
+    with hold_lease(store) as lease:
+        job = Job(source, spec, store, lease, {})
         made: Iterator[Any] = spread(job, plan.shards, workers) if workers else make_shards(job, plan.shards, None)
         assert sum(shard.images for shard in made) == len(images)
 
 
 class _Chosen:
-    """A source with some of its images."""
+    """A source restricted to some of its images."""
 
     def __init__(self, source: Source, images: Sequence[SourceImage]) -> None:
         self.name, self.size, self.settings = source.name, source.size, source.settings
@@ -124,14 +123,14 @@ class _Chosen:
 
 
 def seconds(action: Callable[[], Any]) -> tuple[float, float]:
-    """How long it takes by the clock, and on the processors (of this process with its threads)."""
+    """Wall-clock time and processor time (of this process and its threads), s."""
     begin, cpu_begin = time.perf_counter(), time.process_time()
     action()
     return time.perf_counter() - begin, time.process_time() - cpu_begin
 
 
 def write_photographs(root: Path, count: int) -> Path:
-    """JPEG files in CelebA's layout: synthetic photographs of its size."""
+    """Synthetic photographs as JPEG files of CelebA's size and layout."""
     faces = root / "img_align_celeba"
     faces.mkdir(parents=True)
     drawn = open_source("synthetic", size=HEIGHT_PX, count_train=min(DISTINCT, count), count_val=0, count_test=0)

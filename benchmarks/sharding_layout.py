@@ -1,8 +1,8 @@
 """python -m benchmarks.sharding_layout: raw uint8 members against PNG members; prints one JSON object last.
 
-The same images in two sets of plain tars, clean field only. Bytes, and samples a second in one process: by stock
-webdataset, which decodes both, and mapped at the manifest's offset, which only raw members allow. The tars lie on the
-local disk and were read before; each figure is the best of some rounds, which alternate.
+The same images in two sets of plain tars, clean field only. Bytes, and samples per second in one process: by stock
+webdataset, which decodes both, and mapped at the manifest's offset, which only raw members allow. The tars are on the
+local disk and were read before; each figure is the best of several alternating rounds.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ def main() -> None:
 
 
 def write_both(source: Source, count: int, raw: Path, png: Path) -> int:
-    """The first images of the train split as a data set of ours, and as tars of PNG; how many."""
+    """Write the first images of the train split as a data set and as tars of PNG; returns their number."""
     images = [image for image in source.images() if image.split == "train"][:count]
     plan = make_plan(images, {}, 0, default_images_per_shard(source.size, {"clean": "npy"}))
-    store, parts = open_storage(raw), []
+    store, records = open_storage(raw), []
     png.mkdir(parents=True)
     for shard in plan.shards:
-        tar, part = build_shard(source, shard, SampleSpec())
-        parts.append(put_shard(tar, part, store))
+        tar, record = build_shard(source, shard, SampleSpec())
+        records.append(put_shard(tar, record, store))
         pngs = Tar()
         for image in shard.images:
             encoded = io.BytesIO()
             Image.fromarray(source.pixels(image, source.read(image))).save(encoded, "PNG")
             add_sample(pngs, shard, image, "", [Field("clean", "png", encoded.getvalue())])
         (png / shard.name).write_bytes(pngs.finish())
-    publish(store, parts, {"name": "layout", "image_size": source.size, "bits": 8}, {"clean": "npy"})
+    publish(store, records, {"name": "layout", "image_size": source.size, "bits": 8}, {"clean": "npy"})
     return len(images)
 
 
 def speeds(raw: Path, png: Path, images: int, rounds: int) -> dict[str, float]:
-    """Samples a second by each way of reading."""
+    """Samples per second of each way of reading."""
     reader = ShardReader(Dataset.open(open_storage(raw)), "train", raw / "cache")
     order = np.random.default_rng(0).permutation(images)
     reader.read(order[:64])  # verifies the first shards

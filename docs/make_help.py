@@ -23,7 +23,7 @@ PROGRAMS = (
     "infra.aws teardown",
     "infra.aws policy",
 )
-"""What is no command of `irae`: `python -m infra.local_s3 ...`."""
+"""Programs outside `irae`: `python -m infra.local_s3 ...`."""
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PATH": "", "PYTHONPATH": str(ROOT)}
 """Fixed width, no colours, no GPU (which the defaults depend on and nvidia-smi in PATH shows)."""
 

@@ -56,10 +56,8 @@ def ray_session(
     quiet: dict[str, Any] = {"log_to_driver": bool(os.environ.get("IRAE_DEBUG")), "logging_level": logging.WARNING}
     simulated = _simulated_cluster(nodes) if simulate else None
     try:
-        if simulated or address:
-            context = ray.init(address=simulated.address if simulated else address, **quiet)
-        else:
-            context = ray.init(address="local", include_dashboard=False, **quiet)
+        where = simulated.address if simulated else address
+        context = ray.init(where, **quiet) if where else ray.init("local", include_dashboard=False, **quiet)
         if context.dashboard_url:
             logger.info(f"Ray's dashboard: http://{context.dashboard_url}")
         yield _wait_for_nodes(nodes, nodes if at_least is None else at_least, wait_s)
@@ -96,12 +94,8 @@ def _simulated_cluster(nodes: int) -> Any:
     """`nodes` Ray nodes on this machine, which share its processors and exit with this process."""
     from ray.cluster_utils import Cluster
 
-    processors = max(1, (os.cpu_count() or 1) // nodes)
-    here: dict[str, Any] = {
-        "node_ip_address": LOOPBACK,
-        "num_cpus": processors,
-        "object_store_memory": SIMULATED_STORE_BYTES,
-    }
+    here: dict[str, Any] = {"node_ip_address": LOOPBACK, "object_store_memory": SIMULATED_STORE_BYTES}
+    here["num_cpus"] = max(1, (os.cpu_count() or 1) // nodes)
     cluster = Cluster(initialize_head=True, head_node_args={"dashboard_host": LOOPBACK, **here})
     for _ in range(nodes - 1):
         cluster.add_node(**here)
@@ -110,10 +104,15 @@ def _simulated_cluster(nodes: int) -> Any:
 
 def _wait_for_nodes(nodes: int, at_least: int, wait_s: float) -> list[Node]:
     """The largest `nodes` nodes; missing ones are requested from the autoscaler."""
+    from ray.autoscaler.sdk import request_resources
+
     deadline_s, logged_s, requested = time.monotonic() + wait_s, float("-inf"), False
     try:
         while len(able := _able_nodes()) < nodes and (left_s := deadline_s - time.monotonic()) > 0:
-            _request_resources(nodes, able)
+            # Bundles as large as the largest node so far, so that no two fit on one.
+            largest = able[0] if able else Node(0, 1, "")
+            bundle = {"CPU": largest.processors} | ({"GPU": largest.gpus} if largest.gpus else {})
+            request_resources(bundles=[bundle] * nodes)
             requested = True
             if time.monotonic() - logged_s >= _LOG_INTERVAL_S:
                 logged_s = time.monotonic()
@@ -121,8 +120,8 @@ def _wait_for_nodes(nodes: int, at_least: int, wait_s: float) -> list[Node]:
                 logger.info(f"waiting for nodes: {len(able)} of {nodes} are there, {minutes}:{seconds:02d} left")
             time.sleep(min(_POLL_S, left_s))
     finally:
-        if requested:
-            _cancel_resource_request()
+        if requested:  # a standing request would keep idle nodes alive for ever; those with workers stay without it
+            request_resources(bundles=[])
     if len(able) < at_least:
         there = ", ".join(f"{node.name} with {node.processors} processors" for node in able) or "none"
         raise UserError(
@@ -142,19 +141,3 @@ def _able_nodes() -> list[Node]:
     alive = [(node["Resources"], node["NodeManagerHostname"]) for node in ray.nodes() if node["Alive"]]
     found = [Node(int(has.get("GPU", 0)), int(has.get("CPU", 0)), name) for has, name in alive]
     return sorted((node for node in found if node.processors), reverse=True)
-
-
-def _request_resources(nodes: int, able: list[Node]) -> None:
-    """Request `nodes` bundles as large as the largest node so far, so that no two fit on one."""
-    from ray.autoscaler.sdk import request_resources
-
-    largest = able[0] if able else Node(0, 1, "")
-    bundle = {"CPU": largest.processors} | ({"GPU": largest.gpus} if largest.gpus else {})
-    request_resources(bundles=[bundle] * nodes)
-
-
-def _cancel_resource_request() -> None:
-    """A standing request would keep idle nodes alive for ever; those with workers stay without it."""
-    from ray.autoscaler.sdk import request_resources
-
-    request_resources(bundles=[])

@@ -12,16 +12,6 @@ COMPARED = ("torch", "numpy", "ray", "boto3", "s3fs", "pyarrow", "pillow", "safe
 """Packages that decide about results, and about whether machines understand each other."""
 
 
-def wanted_versions(constraints: Path = CONSTRAINTS) -> dict[str, str]:
-    """Package -> version in constraints.txt, for this Python."""
-    from packaging.requirements import Requirement
-
-    lines = (line.split("#")[0].strip() for line in constraints.read_text().splitlines())
-    requirements = [Requirement(line) for line in lines if line]
-    fitting = [r for r in requirements if r.marker is None or r.marker.evaluate()]
-    return {r.name: next(iter(r.specifier)).version for r in fitting}
-
-
 def installed_versions() -> dict[str, str]:
     """Versions of Python and the compared packages; "missing" for one that is not installed."""
     found = {"python": platform.python_version()}
@@ -34,13 +24,18 @@ def installed_versions() -> dict[str, str]:
 
 
 def differing(constraints: Path = CONSTRAINTS) -> list[str]:
-    """A sentence for each compared package with another version than in constraints.txt."""
-    wanted, installed = wanted_versions(constraints), installed_versions()
+    """A sentence for each compared package with another version than in constraints.txt, for this Python."""
+    from packaging.requirements import Requirement
+
+    lines = (line.split("#")[0].strip() for line in constraints.read_text().splitlines())
+    requirements = [Requirement(line) for line in lines if line]
+    wanted = {r.name: next(iter(r.specifier)).version for r in requirements if not r.marker or r.marker.evaluate()}
+    installed = installed_versions()
     return [
         f"{name} is {installed[name]}, constraints.txt says {wanted[name]}: pip install {name}=={wanted[name]} "
         "-c constraints.txt"
         for name in COMPARED
-        if name in wanted and installed[name] != wanted[name]
+        if installed[name] != wanted.get(name, installed[name])
     ]
 
 

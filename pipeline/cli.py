@@ -1,4 +1,4 @@
-"""What all commands share: parsing, errors as sentences, progress that also behaves in a log file."""
+"""Parsing, exit codes, errors as sentences, and a progress line that also suits a log file."""
 
 from __future__ import annotations
 

@@ -62,7 +62,6 @@ def main(config: DemoConfig) -> None:
     copy_examples(results / "examples", "degraded", out / "noisy")
     run(f"pipeline.restore {out}/noisy {out}/restored --run demo")
     shutil.copy(results / "metrics.json", out / "metrics.json")
-    draw_triples(results / "examples", out / "restored", out / "demo.png")
     run(f"pipeline.report demo --out {out}/report.html")
     summarise(out)
 
@@ -104,27 +103,6 @@ def copy_examples(examples: Path, kind: str, target: Path) -> None:
         shutil.copy(path, target / f"{path.name.removesuffix(f'-{kind}.png')}.png")
 
 
-def draw_triples(examples: Path, restored: Path, target: Path) -> None:
-    """Draw clean, noisy and restored side by side, one row an image, with a caption above each column."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    names = sorted(path.name.removesuffix("-clean.png") for path in examples.glob("*-clean.png"))
-    size, gap, caption = PHOTOGRAPH_SIZE, 8, 30
-    sheet = Image.new("RGB", (3 * size + 4 * gap, caption + len(names) * (size + gap) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=16)
-    for column, title in enumerate(("clean", f"noisy, sigma {SIGMA_255}", "restored by IRAE")):
-        left = gap + column * (size + gap)
-        draw.text((left + size / 2, gap + caption / 2), title, fill="black", font=font, anchor="mm")
-    for row, name in enumerate(names):
-        top = gap + caption + row * (size + gap)
-        files = (examples / f"{name}-clean.png", examples / f"{name}-degraded.png", restored / f"{name}.png")
-        for column, path in enumerate(files):
-            with Image.open(path) as image:
-                sheet.paste(image, (gap + column * (size + gap), top))
-    sheet.save(target)
-
-
 def summarise(out: Path) -> None:
     """Print the gain in PSNR and where the results are."""
     metrics = json.loads((out / "metrics.json").read_text())
@@ -132,7 +110,6 @@ def summarise(out: Path) -> None:
     logger.info(f"\nDone: {gain_db:+.2f} dB on photographs that the model was not trained on.")
     for name, contents in (
         ("report.html", "the page to open: metrics, images with a slider, curves, commands to rerun it"),
-        ("demo.png", "clean, noisy and restored side by side"),
         ("metrics.json", "the metrics and their protocol"),
         ("restored/", "output of pipeline.restore for noisy/"),
     ):

@@ -74,7 +74,7 @@ def main(config: PublishedConfig) -> None:
 
 
 def read_published(path: Path) -> Restorer:
-    """The system in the file, with its weights. ValueError when it is no such file."""
+    """The model in the file, with its weights. UserError when it is no such file."""
     import torch
 
     from irae.config import IRAEConfig
@@ -114,12 +114,15 @@ def pixels_by_rows(convolutions: Convolutions) -> Convolutions:
 
 
 def read_convolutions(path: Path) -> Convolutions:
-    """All convolutions of the network in a MATLAB file. ValueError when there are none, or it is no such file."""
+    """All convolutions of the network in a MATLAB file. UserError when there are none, or it is no such file."""
     try:
         with path.open("rb") as file:
             is_hdf5 = file.read(len(MATLAB_73)) == MATLAB_73
         found = _read_hdf5(path) if is_hdf5 else _read_matlab_5(path)
-    except (ImportError, MemoryError):
+    except ImportError as error:
+        needed = f"reading {path.name} needs {error.name}; install it with `pip install -e '.[matlab]'`."
+        raise UserError(needed) from error
+    except MemoryError:
         raise
     except Exception as error:  # h5py and scipy raise many kinds for files of another make
         raise UserError(f"{path} holds no published network that can be read ({error}).") from error
@@ -130,12 +133,8 @@ def read_convolutions(path: Path) -> Convolutions:
 
 def _read_hdf5(path: Path) -> Convolutions:
     """Version 7.3. HDF5 has the axes in the other order: filters lie there as (outputs, inputs, width, height)."""
+    import h5py
     import numpy as np
-
-    try:
-        import h5py
-    except ImportError:
-        raise UserError("reading MATLAB files of version 7.3 needs h5py: pip install h5py") from None
 
     found = []
     with h5py.File(path) as file:

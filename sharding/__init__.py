@@ -1,9 +1,9 @@
-"""Photographs to WebDataset shards, and shards to batches in an exact order. No model, no Ray, no S3 client."""
+"""Photographs to WebDataset shards, and shards to batches in a deterministic order. No model, no Ray, no torch."""
 
 from sharding.dataset import Dataset
 from sharding.order import DeterministicSampler
-from sharding.read.batch import Batch
-from sharding.read.loader import Loader, ReaderState
+from sharding.read.fields import Batch
+from sharding.read.loader import Loader
 from sharding.read.reader import ShardReader
 
-__all__ = ["Batch", "Dataset", "Loader", "ReaderState", "DeterministicSampler", "ShardReader"]
+__all__ = ["Batch", "Dataset", "DeterministicSampler", "Loader", "ShardReader"]

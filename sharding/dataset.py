@@ -1,6 +1,6 @@
-"""A data set on the store: dataset.json, written last, and the manifest, one Parquet row a sample.
+"""A data set on a store: the manifest with one Parquet row a sample, and dataset.json, the commit mark, written last.
 
-What is not named in a dataset.json does not exist: readers open a data set by it and by nothing else.
+Readers open a data set by its dataset.json alone; a shard that it does not name does not exist for them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,37 +22,47 @@ from sharding.sources import SPLITS
 from sharding.write.pack import ShardRecord
 
 DATASET, MANIFEST, FORMAT = "dataset.json", "manifest.parquet", 1
+AGAIN = "run the `python -m pipeline.shard` command that made the data set again"
 
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of one split in the manifest's order; arrays of length n."""
+    """The n samples of one split in the manifest's order; arrays of length n."""
 
     name: str
     keys: list[str]
     labels: list[int | None]
     shard: np.ndarray
-    """int64: index into `Dataset.shards`."""
+    """int64: index in `Dataset.shards`."""
     offsets: Mapping[str, np.ndarray]
-    """field -> int64: where the field's bytes begin in the shard."""
+    """field -> int64: offset of the field's bytes in the shard."""
     sizes: Mapping[str, np.ndarray]
-    """field -> int64: bytes of the field."""
+    """field -> int64: size of the field in bytes."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-@dataclass(frozen=True)
 class Dataset:
-    """A data set that is complete on its store."""
+    """A complete data set: the content of dataset.json, and the manifest's table."""
 
-    store: Storage
-    info: dict[str, Any]
-    table: pa.Table
+    def __init__(self, store: Storage, info: dict[str, Any], table: pa.Table) -> None:
+        self.store, self.info, self.table = store, info, table
+        self.name: str = info["name"]
+        self.bits: int = info["bits"]
+        self.sha256: str = info["manifest"]["sha256"]
+        """The manifest's hash: data sets with the same hash hold the same samples."""
+        self.image_size: int = info["image_size"]
+        """Height and width of every image, px."""
+        self.shards: list[dict[str, Any]] = info["shards"]
+        """Name, split, samples, bytes and sha256 of each shard."""
+        self.fields: dict[str, str] = info["fields"]
+        """Name of each stored field -> its extension."""
+        self.split_sizes: dict[str, int] = info["splits"]
 
     @classmethod
     def open(cls, store: Storage) -> Dataset:
-        """ValueError when there is none, or its manifest is not the one that dataset.json names."""
+        """Raises UserError when there is none, or dataset.json names another manifest."""
         try:
             info = json.loads(store.get(DATASET))
         except FileNotFoundError:
@@ -62,10 +71,7 @@ class Dataset:
                 "pipeline.shard`, or finish an interrupted one by running its command again."
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UserError(
-                f"{store.url}/{DATASET} is damaged: it is no JSON; run the `python -m pipeline.shard` command that "
-                "made the data set again."
-            ) from None
+            raise UserError(f"{store.url}/{DATASET} is damaged: it is no JSON; {AGAIN}.") from None
         if info.get("format") != FORMAT:
             raise UserError(
                 f"{store.url}/{DATASET} has format {info.get('format')!r}, but this version reads {FORMAT}."
@@ -75,55 +81,14 @@ class Dataset:
         except FileNotFoundError:
             data = b""
         if hashlib.sha256(data).hexdigest() != info["manifest"]["sha256"]:
-            raise UserError(
-                f"{store.url}/{MANIFEST} is missing or is not the one that {DATASET} names; run the `python -m "
-                "pipeline.shard` command that made the data set again."
-            )
+            raise UserError(f"{store.url}/{MANIFEST} is missing or is not the one that {DATASET} names; {AGAIN}.")
         return cls(store, info, read_table(data))
 
-    @property
-    def name(self) -> str:
-        return self.info["name"]
-
-    @property
-    def sha256(self) -> str:
-        """The manifest's hash: two data sets with one hash hold the same samples."""
-        return self.info["manifest"]["sha256"]
-
-    @property
-    def bits(self) -> int:
-        return self.info["bits"]
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of every image, px."""
-        return self.info["image_size"]
-
-    @property
-    def shards(self) -> list[dict[str, Any]]:
-        """name, split, samples, bytes and sha256 of each."""
-        return self.info["shards"]
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """Name of each stored field -> its extension."""
-        return self.info["fields"]
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return self.info["splits"]
-
-    @property
-    def split_counts(self) -> dict[str, int]:
-        """Samples of each split as the manifest has them."""
-        found = Counter(self.table["split"].to_pylist())
-        return {split: found[split] for split in SPLITS}
-
     def split(self, name: str) -> Split:
-        """One split's samples. ValueError when it has none."""
+        """The samples of a split. Raises UserError when it has none."""
         if not self.split_sizes.get(name):
-            full = ", ".join(f"{k} ({n})" for k, n in self.split_sizes.items() if n)
-            raise UserError(f"the data set {self.name} has no {name!r} split; it has {full}.")
+            others = ", ".join(f"{k} ({n})" for k, n in self.split_sizes.items() if n)
+            raise UserError(f"the data set {self.name} has no {name!r} split; it has {others}.")
         table = self.table.filter(pa.compute.equal(self.table["split"], name))
         return Split(
             name=name,
@@ -136,18 +101,18 @@ class Dataset:
 
 
 def publish(
-    store: Storage, parts: Iterable[ShardRecord], info: dict[str, Any], fields: Mapping[str, str]
+    store: Storage, records: Iterable[ShardRecord], info: dict[str, Any], fields: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Write the manifest and then dataset.json, which makes the data set exist. `parts` in the plan's order.
+    """Write the manifest, then dataset.json, from the shards' records in the plan's order; returns its content.
 
-    Raises ValueError when a shard is not on the store, which it would be if a worker wrote to a disk of its own.
+    Raises UserError when a shard is not on the store, as after a worker that wrote to a disk of its own.
     """
     schema = manifest_schema(fields)
     tables, shards, quarantined = [], [], 0
-    for part in parts:  # one at a time: as Python objects, the rows of all would fill the memory
-        tables.append(pa.Table.from_pylist(part.rows, schema=schema))
-        shards.append(part.summary())
-        quarantined += len(part.bad)
+    for record in records:  # one at a time: the rows of all as Python objects would fill the memory
+        tables.append(pa.Table.from_pylist(record.rows, schema=schema))
+        shards.append(record.summary())
+        quarantined += len(record.bad)
     sizes = {entry.name: entry.size_bytes for entry in store.list()}
     if absent := [shard["name"] for shard in shards if sizes.get(shard["name"]) != shard["bytes"]]:
         raise UserError(
@@ -176,7 +141,7 @@ def publish(
 
 
 def manifest_schema(fields: Mapping[str, str]) -> pa.Schema:
-    """The manifest's columns: where each field of a sample lies in its shard, and what it was made from."""
+    """Columns of the manifest: the origin of each sample, and offset, size and CRC-32 of each field in its shard."""
     return pa.schema(
         [
             ("key", pa.string()),
@@ -185,6 +150,6 @@ def manifest_schema(fields: Mapping[str, str]) -> pa.Schema:
             ("source_file", pa.string()),
             ("source_sha256", pa.string()),
             ("shard", pa.int64()),
-            *((f"{f}_{what}", pa.int64()) for f in fields for what in ("offset", "bytes", "crc32")),
+            *((f"{f}_{suffix}", pa.int64()) for f in fields for suffix in ("offset", "bytes", "crc32")),
         ]
     )

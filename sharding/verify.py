@@ -1,7 +1,7 @@
-"""Is a data set on its store what its manifest says? Every damaged shard is named, in one sentence each.
+"""Integrity check of a data set on its store: one sentence for each damaged shard.
 
-The fast check compares sizes and the store's checksums (on S3 nothing is downloaded). The deep one reads every byte,
-compares each with what the manifest lets expect of it, and decodes every image.
+The quick check compares sizes and the store's checksums; on S3 nothing is downloaded. The full check reads every byte,
+compares it with the manifest, and decodes every image.
 """
 
 from __future__ import annotations
@@ -9,77 +9,70 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from infra.storage import Storage
 from sharding.dataset import Dataset
-from sharding.tar import BLOCK_BYTES, member_name, tar_end, tar_header
-from sharding.write.degrade import NPY_HEADER_BYTES, npy_header
+from sharding.sources import SPLITS
+from sharding.tar import BLOCK_BYTES, NPY_HEADER_BYTES, member_name, npy_header, tar_end, tar_header
 
-SHARDS_AT_ONCE = 4
-"""Each is in memory while it is checked deeply."""
-AGAIN = "run the command that made the data set again, with --checksum: it redoes damaged shards"
+PARALLEL_SHARDS = 4
+"""Shards that are checked at once; the full check holds each in memory."""
+AGAIN = "run the command that made the data set again, with --checksum: it makes damaged shards again"
 
 
-@dataclass
-class VerifyReport:
-    """What was found."""
+class VerifyReport(NamedTuple):
+    """Result of a check."""
 
-    problems: list[str] = field(default_factory=list)
+    problems: list[str]
     """One sentence for each damaged shard."""
-    left_over: list[str] = field(default_factory=list)
-    """Shards that lie there and belong to no data set: no error."""
-    shards: int = 0
-    samples: int = 0
-    size_bytes: int = 0
+    left_over: list[str]
+    """Shards that dataset.json does not name; harmless."""
 
 
-def verify(store: Storage, deep: bool = False, progress: Callable[[int], None] = lambda images: None) -> VerifyReport:
-    """Check the data set at the store; `progress` gets the number of samples checked so far.
-
-    Raises ValueError when there is no data set, or its manifest is not the one that dataset.json names.
-    """
+def verify(
+    store: Storage, checksum: bool = False, progress: Callable[[int], None] = lambda images: None
+) -> VerifyReport:
+    """Check a data set, with `checksum` every byte; `progress` gets the samples so far. UserError of `Dataset.open`."""
     dataset = Dataset.open(store)
     names = {shard["name"] for shard in dataset.shards}
     left_over = [entry.name for entry in store.list() if entry.name.endswith(".tar") and entry.name not in names]
-    report = VerifyReport(_info_problems(dataset), left_over, len(names))
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        found = threads.map(lambda index: _check(dataset, index, deep), range(len(dataset.shards)))
+    report, done = VerifyReport(_info_problems(dataset), left_over), 0
+    with ThreadPoolExecutor(PARALLEL_SHARDS) as threads:
+        found = threads.map(lambda index: _check(dataset, index, checksum), range(len(dataset.shards)))
         for shard, problem in zip(dataset.shards, found, strict=True):
-            report.samples += shard["samples"]
-            report.size_bytes += shard["bytes"]
+            done += shard["samples"]
             if problem:
                 report.problems.append(f"the shard {store.url}/{shard['name']} {problem}; {AGAIN}.")
-            progress(report.samples)
+            progress(done)
     return report
 
 
-def shard_problem(store: Storage, shard: dict[str, Any], deep: bool = False) -> str | None:
-    """What is wrong with a shard as a whole, None for nothing. `shard` as in dataset.json."""
+def shard_problem(store: Storage, shard: dict[str, Any], checksum: bool = False) -> str | None:
+    """The damage of a shard as a whole, None without one. `shard` as in dataset.json; `checksum`: hash every byte."""
     size_bytes = store.size(shard["name"])
     if size_bytes is None:
         return "is missing"
     if size_bytes != shard["bytes"]:
         return f"has {size_bytes} bytes instead of {shard['bytes']}"
-    recorded = None if deep else store.sha256(shard["name"])
+    recorded = None if checksum else store.sha256(shard["name"])
     if recorded is None:
         try:
             recorded = hashlib.sha256(store.get(shard["name"])).hexdigest()
         except FileNotFoundError:
             return "is missing"
-    same = recorded == shard["sha256"]
-    return None if same else "holds other bytes than were written"
+    return None if recorded == shard["sha256"] else "holds other bytes than were written"
 
 
-def _check(dataset: Dataset, index: int, deep: bool) -> str | None:
+def _check(dataset: Dataset, index: int, checksum: bool) -> str | None:
     shard = dataset.shards[index]
-    if not deep:
+    if not checksum:
         return shard_problem(dataset.store, shard)
     try:
         data = dataset.store.get(shard["name"])
@@ -98,20 +91,20 @@ def _check(dataset: Dataset, index: int, deep: bool) -> str | None:
 
 
 def _content_problems(dataset: Dataset, index: int, data: bytes) -> Iterator[str]:
-    """What is wrong in the shard, from its first byte to its last, which the manifest's rows account for wholly."""
+    """The problems of a shard, first byte to last; the manifest's rows account for every byte."""
     rows = dataset.table.filter(np.asarray(dataset.table["shard"]) == index).to_pylist()
-    at = 0
+    position = 0
     for row in rows:
         for name, extension in dataset.fields.items():
             offset, size_bytes = row[f"{name}_offset"], row[f"{name}_bytes"]
             after = offset + size_bytes + -size_bytes % BLOCK_BYTES
             problem = (
                 "is not where the manifest says"
-                if offset != at + BLOCK_BYTES
+                if offset != position + BLOCK_BYTES
                 else "is cut off"
                 if after > len(data)
                 else "has a damaged tar header"
-                if data[at:offset] != tar_header(member_name(row["key"], name, extension), size_bytes)
+                if data[position:offset] != tar_header(member_name(row["key"], name, extension), size_bytes)
                 else "is damaged (CRC-32)"
                 if zlib.crc32(data[offset : offset + size_bytes]) != row[f"{name}_crc32"]
                 else "is followed by something else than zeros"
@@ -120,17 +113,19 @@ def _content_problems(dataset: Dataset, index: int, data: bytes) -> Iterator[str
             )
             if problem:
                 yield f"its field {name} of the sample {row['key']} {problem}"
-            at = after
-    end = data[at:]
-    if len(end) != tar_end(at) or any(end):
+            position = after
+    end = data[position:]
+    if len(end) != tar_end(position) or any(end):
         yield "its end is not that of a tar"
 
 
 def field_problem(data: bytes, name: str, extension: str, size: int) -> str | None:
-    """Why a field's bytes are not an image (or mask) of `size` x `size`; None when they are."""
+    """Why a field's bytes are no image (or mask) of `size` x `size` px; None when they are one."""
     if extension == "npy":
         shapes = [(size, size, 3)] if name == "clean" else [(size, size, 3), (size, size)]
-        whole = any(data[:NPY_HEADER_BYTES] == npy_header(s) and len(data) == _npy_bytes(s) for s in shapes)
+        whole = any(
+            data[:NPY_HEADER_BYTES] == npy_header(s) and len(data) == NPY_HEADER_BYTES + np.prod(s) for s in shapes
+        )
         return None if whole else f"is no array of {size}x{size}"
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -141,16 +136,15 @@ def field_problem(data: bytes, name: str, extension: str, size: int) -> str | No
     return None if found == (size, size) else f"is {found[0]}x{found[1]} px instead of {size}x{size}"
 
 
-def _npy_bytes(shape: tuple[int, ...]) -> int:
-    return NPY_HEADER_BYTES + int(np.prod(shape))
-
-
 def _info_problems(dataset: Dataset) -> list[str]:
-    """Where dataset.json and the manifest contradict each other."""
-    counts = {"samples": dataset.table.num_rows, "samples by split": dataset.split_counts}
-    said = {"samples": sum(shard["samples"] for shard in dataset.shards), "samples by split": dataset.split_sizes}
+    """Contradictions between dataset.json and the manifest."""
+    found = Counter(dataset.table["split"].to_pylist())
+    counts = {
+        "samples": (dataset.table.num_rows, sum(shard["samples"] for shard in dataset.shards)),
+        "samples by split": ({split: found[split] for split in SPLITS}, dataset.split_sizes),
+    }
     return [
-        f"{dataset.store.url}: the manifest has {counts[what]} {what}, but dataset.json {said[what]}; {AGAIN}."
-        for what in counts
-        if counts[what] != said[what]
+        f"{dataset.store.url}: the manifest has {counted} {name}, but dataset.json {stated}; {AGAIN}."
+        for name, (counted, stated) in counts.items()
+        if counted != stated
     ]

@@ -85,7 +85,7 @@ a computed name; the console command starts the others by theirs."""
 
 _RAY_UTIL = "ray.autoscaler._private.util"
 PRIVATE_NAMES: dict[tuple[str, str], str] = {
-    ("infra/storage/s3_download.py", "_raw_stream"): "_chunks",
+    ("infra/storage/s3_download.py", "_raw_stream"): "received_chunks",
     ("pipeline/doctor/cluster_file.py", f"{_RAY_UTIL}.prepare_config"): "ray_validation_error",
     ("pipeline/doctor/cluster_file.py", f"{_RAY_UTIL}.validate_config"): "ray_validation_error",
 }

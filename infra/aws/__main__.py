@@ -26,9 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_to_stdout()
     options = _parser().parse_args(arguments)
     try:
-        cluster = _cluster(options)
         with aws_errors():
-            options.run(options, cluster)
+            options.run(options, _cluster(options))
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -60,14 +59,13 @@ def _setup(options: argparse.Namespace, cluster: ClusterFile) -> None:
 
 
 def _teardown(options: argparse.Namespace, cluster: ClusterFile) -> None:
-    account = Account(cluster.region, options.dry_run)
-    teardown(account, cluster, options.delete_bucket)
-    logger.info("nothing was changed" if account.dry_run else "nothing of this cluster is left in the account")
+    teardown(Account(cluster.region, options.dry_run), cluster, options.delete_bucket)
+    logger.info("nothing was changed" if options.dry_run else "nothing of this cluster is left in the account")
 
 
 def _policy(options: argparse.Namespace, cluster: ClusterFile) -> None:
-    policies = {"head": head_policy(cluster, options.account), "worker": worker_policy(cluster)}
-    print(json.dumps(policies[options.who], indent=2))
+    policy = head_policy(cluster, options.account) if options.who == "head" else worker_policy(cluster)
+    print(json.dumps(policy, indent=2))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,20 +78,19 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        command.add_argument("--cluster", type=Path, default=Path("ray_cluster.yaml"), help="default: %(default)s")
+        option = command.add_argument
+        option("--cluster", type=Path, default=Path("ray_cluster.yaml"), help="default: %(default)s")
         if name == "policy":
-            command.add_argument("who", choices=["head", "worker"])
-            command.add_argument("--account", default="*", help="number of the account (default: any)")
+            option("who", choices=["head", "worker"])
+            option("--account", default="*", help="number of the account (default: any)")
         else:
-            command.add_argument("--dry-run", action="store_true", help="show the steps, change nothing")
+            option("--dry-run", action="store_true", help="show the steps, change nothing")
         if name == "setup":
-            command.add_argument("--bucket", help="its name; needed once, then it is in the file")
-            command.add_argument(
-                "--ssh-from", nargs="+", default=[], metavar="RANGE", help="CIDR ranges that may use ssh"
-            )
-            command.add_argument("--vpc", help="the network (default: the account's default one)")
+            option("--bucket", help="its name; needed once, then it is in the file")
+            option("--ssh-from", nargs="+", default=[], metavar="RANGE", help="CIDR ranges that may use ssh")
+            option("--vpc", help="the network (default: the account's default one)")
         if name == "teardown":
-            command.add_argument("--delete-bucket", metavar="NAME", help="remove the bucket and all its data too")
+            option("--delete-bucket", metavar="NAME", help="remove the bucket and all its data too")
     return parser
 
 

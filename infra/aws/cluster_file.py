@@ -42,22 +42,18 @@ class ClusterFile:
 def read_cluster_file(path: Path) -> ClusterFile:
     """The file's names. Raises UserError, a line for each problem, when infra.aws cannot work with it."""
     config = load(path)
-    problems: list[str] = []
-    store = store_of(config)
+    store, provider = store_of(config), config.get("provider") or {}
+    machines = {
+        name: node.get("node_config") or {} for name, node in (config.get("available_node_types") or {}).items()
+    }
+    profiles = {name: (machine.get("IamInstanceProfile") or {}).get("Name") for name, machine in machines.items()}
+    head, workers = profiles.pop(config.get("head_node_type"), None), {*profiles.values()}
+    problems = []
     if store is None:
         problems.append(f"{path}: no setup command sets IRAE_STORE=s3://...; copy the line of the shipped file.")
-    provider = config.get("provider") or {}
     if provider.get("type") != "aws":
         problems.append(f"{path}: provider.type is {provider.get('type')!r}; infra.aws is for clusters on aws.")
-    types = config.get("available_node_types") or {}
-    profiles = {
-        name: ((node.get("node_config") or {}).get("IamInstanceProfile") or {}).get("Name")
-        for name, node in types.items()
-    }
-    head = config.get("head_node_type")
-    head_profile = profiles.pop(head, None)
-    workers = set(profiles.values())
-    if not head_profile or len(workers) != 1 or None in workers:
+    if not head or len(workers) != 1 or None in workers:
         problems.append(
             f"{path}: the head needs an IamInstanceProfile with a Name, and all workers the same one; copy the "
             "lines of the shipped file."
@@ -72,10 +68,10 @@ def read_cluster_file(path: Path) -> ClusterFile:
         region=region,
         bucket=store[0],
         prefix=store[1],
-        head_profile=str(head_profile),
+        head_profile=str(head),
         worker_profile=str(workers.pop()),
         key_name=(provider.get("key_pair") or {}).get("key_name") or f"ray-autoscaler_{region}",
-        instance_types=tuple(sorted({node["node_config"]["InstanceType"] for node in types.values()})),
+        instance_types=tuple(sorted({machine["InstanceType"] for machine in machines.values()})),
     )
 
 

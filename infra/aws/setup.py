@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.aws.cluster_file import PLACEHOLDERS, ClusterFile, fill_in
 from infra.aws.policies import Policy, bucket_policy, head_policy, trust_policy, worker_policy
-from infra.aws.steps import Account, unless_absent
+from infra.aws.steps import ABSENT, Account, exists, unless_absent
 from infra.storage import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ LIFECYCLE_RULE: dict[str, Any] = {
 """Expiry of incomplete uploads after 2 days, of overwritten and deleted objects after 30."""
 _PRIVATE = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
 _ENCRYPTED = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": True}]}
-_ABSENT_ENTITY = ("NoSuchEntity",)
 
 
 def setup(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc: str | None = None) -> None:
@@ -39,7 +38,7 @@ def setup(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc: str 
     """
     check_ranges(ssh_from)
     make_bucket(account, cluster.bucket)
-    make_profile(account, cluster.head_profile, head_policy(cluster, account.number()))
+    make_profile(account, cluster.head_profile, head_policy(cluster, account.sts.get_caller_identity()["Account"]))
     make_profile(account, cluster.worker_profile, worker_policy(cluster))
     make_spot_role(account)
     group = make_group(account, cluster, ssh_from, vpc or default_vpc(account))
@@ -48,7 +47,7 @@ def setup(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc: str 
     missing = {name: value for name, value in values.items() if value and PLACEHOLDERS[name] in text}
     if missing:
         shown = ", ".join(f"{name} {value}" for name, value in missing.items())
-        account.step(f"write into {cluster.path}: {shown}", fill_in, cluster.path, missing)
+        account.step(f"write into {cluster.path}: {shown}", fill_in, path=cluster.path, values=missing)
 
 
 def check_ranges(ranges: list[str]) -> None:
@@ -57,9 +56,7 @@ def check_ranges(ranges: list[str]) -> None:
     for text in ranges:
         try:
             if ipaddress.ip_network(text).prefixlen < 8:
-                problems.append(
-                    f"--ssh-from {text} lets in half the world; give your own address, like 203.0.113.7/32."
-                )
+                problems.append(f"--ssh-from {text} lets in half the world; give your address, like 203.0.113.7/32.")
         except ValueError:
             problems.append(f"--ssh-from {text} is no range of addresses; write it like 203.0.113.7/32.")
     if problems:
@@ -74,74 +71,62 @@ def check_bucket(name: str) -> None:
 
 def make_bucket(account: Account, bucket: str) -> None:
     """A bucket that is private, encrypted and versioned, with expiry; a policy of the user's own is kept."""
-    s3, this = account.s3, {"Bucket": bucket}
-    if unless_absent(("404", "NoSuchBucket"), s3.head_bucket, **this) is None:
+    s3 = account.s3.meta.client
+
+    def get(setting: str) -> dict[str, Any]:
+        return unless_absent(getattr(s3, f"get_{setting}"), Bucket=bucket) or {}
+
+    def put(text: str, setting: str, **value: Any) -> None:
+        account.step(f"{bucket}: {text}", getattr(s3, f"put_{setting}"), Bucket=bucket, **value)
+
+    if unless_absent(s3.head_bucket, Bucket=bucket) is None:
         # us-east-1 is S3's default, and the one region that may not be named.
         elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": account.region}}
         options = {} if account.region == "us-east-1" else elsewhere
-        account.step(f"create the bucket {bucket}", s3.create_bucket, **this, **options)
-        if account.dry_run:
-            return
-    blocked = unless_absent(("NoSuchPublicAccessBlockConfiguration",), s3.get_public_access_block, **this)
-    if blocked is None or blocked["PublicAccessBlockConfiguration"] != _PRIVATE:
-        block = s3.put_public_access_block
-        account.step(f"{bucket}: block public access", block, **this, PublicAccessBlockConfiguration=_PRIVATE)
-    if not unless_absent(("ServerSideEncryptionConfigurationNotFoundError",), s3.get_bucket_encryption, **this):
-        encrypt = s3.put_bucket_encryption
-        account.step(f"{bucket}: encrypt", encrypt, **this, ServerSideEncryptionConfiguration=_ENCRYPTED)
-    if not unless_absent(("NoSuchBucketPolicy",), s3.get_bucket_policy, **this):
-        policy = json.dumps(bucket_policy(bucket))
-        account.step(f"{bucket}: require encrypted connections", s3.put_bucket_policy, **this, Policy=policy)
-    if s3.get_bucket_versioning(**this).get("Status") != "Enabled":
-        keep = s3.put_bucket_versioning
-        account.step(f"{bucket}: keep old versions", keep, **this, VersioningConfiguration={"Status": "Enabled"})
-    found = unless_absent(("NoSuchLifecycleConfiguration",), s3.get_bucket_lifecycle_configuration, **this)
-    rules = found["Rules"] if found else []
+        account.step(f"create the bucket {bucket}", s3.create_bucket, Bucket=bucket, **options)
+    if get("public_access_block").get("PublicAccessBlockConfiguration") != _PRIVATE:
+        put("block public access", "public_access_block", PublicAccessBlockConfiguration=_PRIVATE)
+    if not get("bucket_encryption"):
+        put("encrypt", "bucket_encryption", ServerSideEncryptionConfiguration=_ENCRYPTED)
+    if not get("bucket_policy"):
+        put("require encrypted connections", "bucket_policy", Policy=json.dumps(bucket_policy(bucket)))
+    if get("bucket_versioning").get("Status") != "Enabled":
+        put("keep old versions", "bucket_versioning", VersioningConfiguration={"Status": "Enabled"})
+    rules = get("bucket_lifecycle_configuration").get("Rules", [])
     if LIFECYCLE_RULE["ID"] not in {rule.get("ID") for rule in rules}:
-        expire, configuration = s3.put_bucket_lifecycle_configuration, {"Rules": [*rules, LIFECYCLE_RULE]}
-        account.step(
-            f"{bucket}: expire incomplete uploads after 2 days, old versions after 30",
-            expire,
-            **this,
-            LifecycleConfiguration=configuration,
-        )
+        text = "expire incomplete uploads after 2 days, old versions after 30"
+        put(text, "bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": [*rules, LIFECYCLE_RULE]})
 
 
 def make_profile(account: Account, name: str, policy: Policy) -> None:
     """An instance profile with a role of the same name and this one policy."""
     iam = account.iam
-    if unless_absent(_ABSENT_ENTITY, iam.get_role, RoleName=name) is None:
-        trust = json.dumps(trust_policy())
-        account.step(
-            f"create the role {name}", iam.create_role, RoleName=name, AssumeRolePolicyDocument=trust, Tags=[TAG]
-        )
-    held = unless_absent(_ABSENT_ENTITY, iam.get_role_policy, RoleName=name, PolicyName=name)
-    if held is None or held["PolicyDocument"] != policy:
-        document = json.dumps(policy)
-        put = iam.put_role_policy
-        account.step(f"set the policy of the role {name}", put, RoleName=name, PolicyName=name, PolicyDocument=document)
-    profile = unless_absent(_ABSENT_ENTITY, iam.get_instance_profile, InstanceProfileName=name)
-    if profile is None:
+    role, rights, profile = iam.Role(name), iam.RolePolicy(name, name), iam.InstanceProfile(name)
+    if not exists(role):
+        options = {"RoleName": name, "AssumeRolePolicyDocument": json.dumps(trust_policy()), "Tags": [TAG]}
+        account.step(f"create the role {name}", iam.create_role, **options)
+    if not exists(rights) or rights.policy_document != policy:
+        account.step(f"set the policy of the role {name}", rights.put, PolicyDocument=json.dumps(policy))
+    has_profile = exists(profile)
+    if not has_profile:
         create = iam.create_instance_profile
         account.step(f"create the instance profile {name}", create, InstanceProfileName=name, Tags=[TAG])
-    if profile is None or not profile["InstanceProfile"]["Roles"]:
-        add = iam.add_role_to_instance_profile
-        account.step(f"add the role {name} to its profile", add, InstanceProfileName=name, RoleName=name)
+    if not has_profile or not profile.roles:
+        account.step(f"add the role {name} to its profile", profile.add_role, RoleName=name)
 
 
 def make_spot_role(account: Account) -> None:
     """AWS's own role for spot instances, without which the first request fails. It is the account's and stays."""
-    if not account.iam.list_roles(PathPrefix="/aws-service-role/spot.amazonaws.com/")["Roles"]:
-        create = account.iam.create_service_linked_role
+    if not list(account.iam.roles.filter(PathPrefix="/aws-service-role/spot.amazonaws.com/")):
+        create = account.iam.meta.client.create_service_linked_role
         account.step("create AWS's role for spot instances", create, AWSServiceName="spot.amazonaws.com")
 
 
 def default_vpc(account: Account) -> str:
     """The id of the account's default network. Raises UserError when there is none."""
-    found = account.ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
-    if not found:
-        raise UserError(f"the account has no default VPC in {account.region}; name one with --vpc vpc-...")
-    return str(found[0]["VpcId"])
+    for vpc in account.ec2.vpcs.filter(Filters=[{"Name": "is-default", "Values": ["true"]}]):
+        return str(vpc.id)
+    raise UserError(f"the account has no default VPC in {account.region}; name one with --vpc vpc-...")
 
 
 def make_group(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc: str) -> str | None:
@@ -149,52 +134,43 @@ def make_group(account: Account, cluster: ClusterFile, ssh_from: list[str], vpc:
 
     Without ranges, those of an earlier setup stay.
     """
-    found = find_groups(account, cluster.group, vpc)
-    if not found:
-        tags = [{"ResourceType": "security-group", "Tags": [TAG, {"Key": "Name", "Value": cluster.group}]}]
-        names = {"GroupName": cluster.group, "Description": "IRAE cluster", "VpcId": vpc, "TagSpecifications": tags}
-        account.step(f"create the security group {cluster.group} in {vpc}", account.ec2.create_security_group, **names)
-        if account.dry_run:
+    name = cluster.group
+    group = next(iter(find_groups(account, name, vpc)), None)
+    if group is None:
+        tags = [{"ResourceType": "security-group", "Tags": [TAG, {"Key": "Name", "Value": name}]}]
+        options = {"GroupName": name, "Description": "IRAE cluster", "VpcId": vpc, "TagSpecifications": tags}
+        group = account.step(f"create the security group {name} in {vpc}", account.ec2.create_security_group, **options)
+        if group is None:
             return None
-        found = find_groups(account, cluster.group, vpc)
-    identity, rules = str(found[0]["GroupId"]), found[0]["IpPermissions"]
-    allow, revoke = account.ec2.authorize_security_group_ingress, account.ec2.revoke_security_group_ingress
-    if not any(pair["GroupId"] == identity for rule in rules for pair in rule.get("UserIdGroupPairs", ())):
-        members = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": identity, "Description": "the cluster"}]}
-        account.step(f"{cluster.group}: allow its members", allow, GroupId=identity, IpPermissions=[members])
-    present, wanted = _ssh_ranges(rules), set(ssh_from)
-    for text in sorted(wanted - present):
-        rule = _ssh_rule(text)
-        account.step(f"{cluster.group}: allow ssh from {text}", allow, GroupId=identity, IpPermissions=[rule])
-    for text in sorted(present - wanted) if wanted else ():
-        rule = _ssh_rule(text)
-        account.step(f"{cluster.group}: deny ssh from {text}", revoke, GroupId=identity, IpPermissions=[rule])
-    return identity
+    allow, of_group = group.authorize_ingress, [{"Name": "group-id", "Values": [group.id]}]
+    rules = account.ec2.meta.client.describe_security_group_rules(Filters=of_group)["SecurityGroupRules"]
+    ssh = [rule for rule in rules if rule.get("FromPort") == 22 and not rule["IsEgress"]]
+    present = {
+        rule[key]: rule["SecurityGroupRuleId"] for rule in ssh for key in ("CidrIpv4", "CidrIpv6") if rule.get(key)
+    }
+    if not any(rule.get("ReferencedGroupInfo", {}).get("GroupId") == group.id for rule in rules):
+        members = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group.id, "Description": "the cluster"}]}
+        account.step(f"{name}: allow its members", allow, IpPermissions=[members])
+    for text in sorted(set(ssh_from) - set(present)):
+        ranges = {"Ipv6Ranges": [{"CidrIpv6": text}]} if ":" in text else {"IpRanges": [{"CidrIp": text}]}
+        rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, **ranges}
+        account.step(f"{name}: allow ssh from {text}", allow, IpPermissions=[rule])
+    for text in sorted(set(present) - set(ssh_from)) if ssh_from else ():
+        account.step(f"{name}: deny ssh from {text}", group.revoke_ingress, SecurityGroupRuleIds=[present[text]])
+    return str(group.id)
 
 
-def find_groups(account: Account, name: str, vpc: str | None = None) -> list[dict[str, Any]]:
+def find_groups(account: Account, name: str, vpc: str | None = None) -> list[Any]:
     """Security groups of this name."""
-    filters = [{"Name": "group-name", "Values": [name]}]
-    if vpc:
-        filters.append({"Name": "vpc-id", "Values": [vpc]})
-    return list(account.ec2.describe_security_groups(Filters=filters)["SecurityGroups"])
-
-
-def _ssh_ranges(rules: list[dict[str, Any]]) -> set[str]:
-    ssh = [rule for rule in rules if rule.get("FromPort") == 22]
-    found = {item["CidrIp"] for rule in ssh for item in rule.get("IpRanges", ())}
-    return found | {item["CidrIpv6"] for rule in ssh for item in rule.get("Ipv6Ranges", ())}
-
-
-def _ssh_rule(text: str) -> dict[str, Any]:
-    ranges = {"Ipv6Ranges": [{"CidrIpv6": text}]} if ":" in text else {"IpRanges": [{"CidrIp": text}]}
-    return {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, **ranges}
+    filters = {"group-name": name} | ({"vpc-id": vpc} if vpc else {})
+    chosen = [{"Name": key, "Values": [value]} for key, value in filters.items()]
+    return list(account.ec2.security_groups.filter(Filters=chosen))
 
 
 def newest_image(account: Account) -> str | None:
     """The image's id in this region; None, with a line in the log, when AWS names none."""
-    denied = ("ParameterNotFound", "AccessDeniedException")
-    if found := unless_absent(denied, account.ssm.get_parameter, Name=IMAGE_PARAMETER):
+    codes = f"{ABSENT}|AccessDeniedException"
+    if found := unless_absent(account.ssm.get_parameter, codes, Name=IMAGE_PARAMETER):
         return str(found["Parameter"]["Value"])
     logger.info(f"AWS names no image at {IMAGE_PARAMETER}; fill in the ImageId of a Deep Learning Base image.")
     return None

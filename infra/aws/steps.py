@@ -1,9 +1,10 @@
-"""The clients of an AWS account, and the steps that change it: logged, and skipped in a dry run."""
+"""An AWS account as boto3 resources, and the steps that change it: logged, and skipped in a dry run."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -11,51 +12,55 @@ from infra.storage import UserError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+ABSENT = r"404|NoSuch\w+|[\w.]*NotFound(Error)?"
+"""Error codes of AWS for something that does not exist."""
 
 
 class Account:
-    """boto3 clients of one region; every change of the account is a `step`.
+    """boto3 resources (for ssm and sts, clients) of one region; every change of the account is a `step`.
 
     dry_run: steps are only logged.
     """
 
     def __init__(self, region: str, dry_run: bool = False) -> None:
-        try:
-            import boto3
-        except ImportError as error:
-            raise UserError("infra.aws needs boto3: pip install 'irae-pipeline[s3]'") from error
+        import boto3
+
         session = boto3.session.Session(region_name=region)
         self.region, self.dry_run, self.steps = region, dry_run, 0
-        self.ec2, self.iam, self.s3, self.ssm, self._sts = map(session.client, ("ec2", "iam", "s3", "ssm", "sts"))
+        self.ec2, self.iam, self.s3 = map(session.resource, ("ec2", "iam", "s3"))
+        self.ssm, self.sts = map(session.client, ("ssm", "sts"))
 
-    def number(self) -> str:
-        """The account's number, 12 digits."""
-        return str(self._sts.get_caller_identity()["Account"])
-
-    def step(self, text: str, action: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def step(self, text: str, action: Callable[..., Any], **options: Any) -> Any:
         """Log the step and call the action; None in a dry run."""
         self.steps += 1
         logger.info(f"would {text}" if self.dry_run else text)
-        return None if self.dry_run else action(*arguments, **options)
+        return None if self.dry_run else action(**options)
 
 
-def unless_absent(codes: tuple[str, ...], request: Callable[..., T], **options: Any) -> T | None:
-    """AWS's answer, None for one of the error codes that say that something does not exist."""
+def unless_absent(request: Callable[..., T], codes: str = ABSENT, **options: Any) -> T | None:
+    """AWS's answer, None for an error code that matches the pattern."""
     from botocore.exceptions import ClientError
 
     try:
         return request(**options)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in codes:
+        if not re.fullmatch(codes, error.response["Error"]["Code"]):
             raise
     return None
 
 
+def exists(resource: Any) -> bool:
+    """Whether the account has the resource; loads its attributes."""
+    return unless_absent(lambda: resource.load() or True) is not None
+
+
 @contextlib.contextmanager
 def aws_errors() -> Iterator[None]:
-    """Translate errors of boto3 about credentials, rights and the network into UserErrors."""
-    from botocore import exceptions as boto
-
+    """Translate errors of boto3 (its absence, credentials, rights, the network) into UserErrors."""
+    try:
+        from botocore import exceptions as boto
+    except ImportError as error:
+        raise UserError("infra.aws needs boto3: pip install 'irae-pipeline[s3]'") from error
     try:
         yield
     except (boto.NoCredentialsError, boto.PartialCredentialsError):

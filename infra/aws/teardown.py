@@ -8,14 +8,17 @@ from typing import Any
 
 from infra.aws.cluster_file import ClusterFile
 from infra.aws.setup import find_groups
-from infra.aws.steps import Account, unless_absent
+from infra.aws.steps import Account, exists, unless_absent
 from infra.storage import UserError
 
 logger = logging.getLogger(__name__)
 
 RAYS_OWN_ROLE = "ray-autoscaler-v1"
 """The role with full rights that Ray creates when a file names no instance profile."""
-NOT_TERMINATED = ["pending", "running", "stopping", "stopped", "shutting-down"]
+NOT_TERMINATED = {
+    "Name": "instance-state-name",
+    "Values": ["pending", "running", "stopping", "stopped", "shutting-down"],
+}
 
 
 def teardown(account: Account, cluster: ClusterFile, delete_bucket: str | None = None) -> None:
@@ -28,72 +31,51 @@ def teardown(account: Account, cluster: ClusterFile, delete_bucket: str | None =
     terminate_instances(account, cluster.cluster)
     for name in (cluster.group, f"ray-autoscaler-{cluster.cluster}"):
         for group in find_groups(account, name):
-            remove = account.ec2.delete_security_group
-            account.step(f"remove the security group {name}", remove, GroupId=group["GroupId"])
+            account.step(f"remove the security group {name}", group.delete)
     remove_key(account, cluster.key_name)
-    for profile in (cluster.head_profile, cluster.worker_profile):
+    used = [(i.iam_instance_profile or {}).get("Arn", "") for i in instances(account)]
+    rays_own = [] if any(arn.endswith(f"/{RAYS_OWN_ROLE}") for arn in used) else [RAYS_OWN_ROLE]
+    for profile in (cluster.head_profile, cluster.worker_profile, *rays_own):
         remove_profile(account, profile)
-    in_use = {i.get("IamInstanceProfile", {}).get("Arn", "").rpartition("/")[2] for i in instances(account, [])}
-    if RAYS_OWN_ROLE not in in_use:
-        remove_profile(account, RAYS_OWN_ROLE)
     if not delete_bucket:
         logger.info(f"the bucket {cluster.bucket} stays with its data (--delete-bucket {cluster.bucket} removes both)")
-    elif unless_absent(("404", "NoSuchBucket"), account.s3.head_bucket, Bucket=delete_bucket):
-        account.step(f"remove the bucket {delete_bucket} and all its data", _delete_bucket, account.s3, delete_bucket)
+    elif unless_absent(account.s3.meta.client.head_bucket, Bucket=delete_bucket):
+        bucket = account.s3.Bucket(delete_bucket)
+        account.step(f"remove all data in the bucket {delete_bucket}", bucket.object_versions.delete)
+        account.step(f"remove the bucket {delete_bucket}", bucket.delete)
 
 
-def instances(account: Account, filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def instances(account: Account, *filters: dict[str, Any]) -> list[Any]:
     """Instances in any state but terminated."""
-    chosen = [*filters, {"Name": "instance-state-name", "Values": NOT_TERMINATED}]
-    pages = account.ec2.get_paginator("describe_instances").paginate(Filters=chosen)
-    return [i for page in pages for group in page["Reservations"] for i in group["Instances"]]
+    return list(account.ec2.instances.filter(Filters=[*filters, NOT_TERMINATED]))
 
 
 def terminate_instances(account: Account, cluster: str) -> None:
     """Terminate every instance with the cluster's tag, and wait: a security group in use cannot be removed."""
-    found = instances(account, [{"Name": "tag:ray-cluster-name", "Values": [cluster]}])
-    ids = [str(i["InstanceId"]) for i in found]
-    if ids and account.step(f"terminate {', '.join(ids)}", account.ec2.terminate_instances, InstanceIds=ids):
-        account.ec2.get_waiter("instance_terminated").wait(InstanceIds=ids)
+    ids = [i.id for i in instances(account, {"Name": "tag:ray-cluster-name", "Values": [cluster]})]
+    client = account.ec2.meta.client
+    if ids and account.step(f"terminate {', '.join(ids)}", client.terminate_instances, InstanceIds=ids):
+        client.get_waiter("instance_terminated").wait(InstanceIds=ids)
 
 
 def remove_key(account: Account, name: str) -> None:
     """Remove the key pair, here and in the account."""
-    if unless_absent(("InvalidKeyPair.NotFound",), account.ec2.describe_key_pairs, KeyNames=[name]):
-        account.step(f"remove the key pair {name}", account.ec2.delete_key_pair, KeyName=name)
-    file = Path.home() / ".ssh" / f"{name}.pem"
-    if file.exists():
+    if exists(key := account.ec2.KeyPair(name)):
+        account.step(f"remove the key pair {name}", key.delete)
+    if (file := Path.home() / ".ssh" / f"{name}.pem").exists():
         account.step(f"remove {file}", file.unlink)
 
 
 def remove_profile(account: Account, name: str) -> None:
     """Remove an instance profile, its role and the role's policies."""
-    iam, absent = account.iam, ("NoSuchEntity",)
-    if found := unless_absent(absent, iam.get_instance_profile, InstanceProfileName=name):
-        account.step(f"remove the instance profile {name}", _delete_profile, iam, found["InstanceProfile"])
-    if unless_absent(absent, iam.get_role, RoleName=name):
-        account.step(f"remove the role {name}", _delete_role, iam, name)
-
-
-def _delete_profile(iam: Any, profile: dict[str, Any]) -> None:
-    name = profile["InstanceProfileName"]
-    for role in profile["Roles"]:
-        iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=role["RoleName"])
-    iam.delete_instance_profile(InstanceProfileName=name)
-
-
-def _delete_role(iam: Any, name: str) -> None:
-    for policy in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]:
-        iam.detach_role_policy(RoleName=name, PolicyArn=policy["PolicyArn"])
-    for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
-        iam.delete_role_policy(RoleName=name, PolicyName=policy)
-    iam.delete_role(RoleName=name)
-
-
-def _delete_bucket(s3: Any, bucket: str) -> None:
-    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
-        found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-        if found:
-            keys = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
-            s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-    s3.delete_bucket(Bucket=bucket)
+    profile, role = account.iam.InstanceProfile(name), account.iam.Role(name)
+    if exists(profile):
+        for member in profile.roles:
+            account.step(f"remove the role {member.name} from its profile", profile.remove_role, RoleName=member.name)
+        account.step(f"remove the instance profile {name}", profile.delete)
+    if exists(role):
+        for attached in role.attached_policies.all():
+            account.step(f"detach the policy {attached.arn}", role.detach_policy, PolicyArn=attached.arn)
+        for policy in role.policies.all():
+            account.step(f"remove the policy of the role {name}", policy.delete)
+        account.step(f"remove the role {name}", role.delete)

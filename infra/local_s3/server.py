@@ -38,7 +38,6 @@ class LocalS3:
         self.folder = Path(os.path.abspath(folder))
         self.buckets = tuple(buckets)
         self._data = self.folder / "data"
-        self._temporary = self.folder / "tmp"
         self._log = self.folder / "weed.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -54,10 +53,6 @@ class LocalS3:
             return None
         pid: int = self._read(_STATE)["pid"]
         return pid if seaweedfs.is_server(pid, self._data) else None
-
-    @property
-    def running(self) -> bool:
-        return self.pid is not None
 
     def env(self) -> dict[str, str]:
         """The AWS variables of this server, with the secret key."""
@@ -77,10 +72,14 @@ class LocalS3:
         Raises StorageError, with the last lines of its log, when it does not answer within START_TIMEOUT_S.
         """
         with file_errors(self.folder), self._locked_folder():
-            if not self.running:
+            if self.pid is None:
                 self._launch()
-            for bucket in self.buckets:
-                self._make_bucket(bucket)
+            for path in (f"/{bucket}" for bucket in self.buckets):
+                if self._request("HEAD", path) != 200 and (status := self._request("PUT", path)) != 200:
+                    raise StorageError(
+                        f"the local S3 server did not make the bucket {path[1:]!r} (HTTP {status}): use 3 to 63 "
+                        f"lower-case letters, digits and hyphens, or see {self._log}"
+                    )
 
     def stop(self) -> bool:
         """Terminate it and wait; False when it had to be killed."""
@@ -96,57 +95,35 @@ class LocalS3:
 
     def _launch(self) -> None:
         program = seaweedfs.program()
-        for attempts_left in reversed(range(3)):
+        for attempts_left in (2, 1, 0):
             started_before = (self.folder / _STATE).exists()
             wanted = self._read(_STATE)["ports"] if started_before else {"s3": seaweedfs.PREFERRED_S3_PORT}
             ports = seaweedfs.choose_ports(wanted)
-            self._process = self._run(program, ports)
-            self._write(_STATE, {"pid": self._process.pid, "ports": ports})
-            if self._answers_in_time(self._process):
-                return
-            exited = self._process.poll() is not None
+            with open(self._log, "wb") as log:
+                self._process = process = subprocess.Popen(
+                    [program, *seaweedfs.arguments(self._data, self.folder / _KEYS, ports)],
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    # Without the user's environment: weed reads settings from HOME and AWS keys.
+                    env={"PATH": os.defpath, "HOME": str(self.folder), "TMPDIR": str(self.folder / "tmp")},
+                )
+            self._write(_STATE, {"pid": process.pid, "ports": ports})
+            deadline_s = time.monotonic() + START_TIMEOUT_S
+            while process.poll() is None and time.monotonic() < deadline_s:
+                if self._request("GET", "/") == 200:
+                    return
+                time.sleep(0.1)
+            exited = process.poll() is not None
             self.kill()
             # It exits when another program took a port since it was chosen; other ports may help.
             if not exited or not attempts_left:
-                raise StorageError(f"the local S3 server did not start; {self._log} ends:\n{self._last_errors()}")
-
-    def _run(self, program: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
-        arguments = seaweedfs.arguments(self._data, self.folder / _KEYS, ports)
-        with open(self._log, "wb") as log:
-            return subprocess.Popen(
-                [program, *arguments],
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                # Without the user's environment: weed reads settings from HOME and AWS keys.
-                env={"PATH": os.defpath, "HOME": str(self.folder), "TMPDIR": str(self._temporary)},
-            )
-
-    def _last_errors(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()
-        # A crash prints hundreds of lines about its threads after the one with the reason.
-        errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
-        return "\n".join((errors or lines)[-10:])
-
-    def _answers_in_time(self, process: subprocess.Popen[bytes]) -> bool:
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline_s and process.poll() is None:
-            if self._request("GET", "/") == 200:
-                return True
-            time.sleep(0.1)
-        return False
-
-    def _make_bucket(self, bucket: str) -> None:
-        if self._request("HEAD", f"/{bucket}") == 200:
-            return
-        status = self._request("PUT", f"/{bucket}")
-        if status != 200:
-            raise StorageError(
-                f"the local S3 server did not make the bucket {bucket!r} (HTTP {status}): use 3 to 63 lower-case "
-                f"letters, digits and hyphens, or see {self._log}"
-            )
+                lines = self._log.read_text(errors="replace").splitlines()
+                # A crash prints hundreds of lines about its threads after the one with the reason.
+                errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)] or lines
+                raise StorageError("\n".join([f"the local S3 server did not start; {self._log} ends:", *errors[-10:]]))
 
     def _request(self, method: str, path: str) -> int | None:
         """The HTTP status of a signed request, None when nothing answers."""
@@ -164,12 +141,11 @@ class LocalS3:
 
     def _signal(self, signal_number: int) -> bool:
         """Send the signal and wait; whether the process has exited."""
-        pid = self.pid
-        if pid is not None:
+        if (pid := self.pid) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal_number)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        while self.running:
+        while self.pid is not None:
             if time.monotonic() > deadline_s:
                 return False
             time.sleep(0.05)
@@ -189,10 +165,12 @@ class LocalS3:
         self.folder.chmod(0o700)
         with FileLock(self.folder / "lock"):
             self._data.mkdir(exist_ok=True)
-            self._temporary.mkdir(exist_ok=True)
+            (self.folder / "tmp").mkdir(exist_ok=True)
             (self.folder / ".gitignore").write_text("*\n")  # the keys must not go into a repository
             if not (self.folder / _KEYS).exists():
-                self._write(_KEYS, _new_keys())
+                keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
+                actions = ["Admin", "Read", "Write", "List", "Tagging"]
+                self._write(_KEYS, {"identities": [{"name": "irae", "credentials": [keys], "actions": actions}]})
             yield
 
     def _keys(self) -> tuple[str, str]:
@@ -209,12 +187,6 @@ class LocalS3:
         with new_file(self.folder / name) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(json.dumps(value).encode())
-
-
-def _new_keys() -> dict[str, Any]:
-    keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    return {"identities": [{"name": "irae", "credentials": [keys], "actions": actions}]}
 
 
 def default_folder() -> Path:

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from infra.storage.base import Storage
 from infra.storage.errors import UserError
 from infra.storage.fsspec_access import filesystem
-from infra.storage.local import file_errors
 from infra.storage.retry import retry_with_backoff
 from infra.storage.s3 import S3Storage
 
@@ -41,10 +40,13 @@ def read_parquet(store: Storage, name: str, columns: Sequence[str] | None = None
         path = store.local_path(name)
         if path is None:
             return read_table(store.get(name))
-        with file_errors(path), pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path) as file:
             return file.read(columns)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{store.url}/{name} is damaged ({error}): remove it or make it again") from error
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{store.url}/{name} is damaged or unreadable ({reason}): make it again") from error
 
 
 def _download_columns(store: S3Storage, name: str, columns: list[str]) -> pa.Table:

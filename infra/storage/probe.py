@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import getpass
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.storage.open import open_storage
-from infra.storage.s3 import s3_client
+from infra.storage.s3 import S3Storage, s3_client
 
 MIN_VALID_S = 3600.0
 """Validity below which credentials expire soon."""
@@ -24,7 +25,7 @@ class StoreProbe:
     identity: str
     """The account or role on AWS; the source of the keys on other S3; the user for a folder."""
     region: str
-    """Of the S3 client; "" for a folder."""
+    """Region of the S3 client; "" for a folder."""
     expires_soon: bool
     """Whether someone must log in again within `MIN_VALID_S`."""
     ahead_s: float | None
@@ -34,38 +35,30 @@ class StoreProbe:
 def probe(url: str) -> StoreProbe:
     """Probe the store at the URL. Raises StorageError when it cannot be reached or denies access."""
     store = open_storage(url)
-    store.check()
-    if not store.url.startswith("s3://"):
+    if not isinstance(store, S3Storage):
+        store.check()
         return StoreProbe(getpass.getuser(), "", False, None)
-    import boto3
-
     bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-    client = s3_client(quick=True)
-    before = time.time()
-    answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
-    middle = (before + time.time()) / 2
+    with store.errors():
+        client, before = s3_client(quick=True), time.time()
+        answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        middle = (before + time.time()) / 2
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     # The header counts whole seconds, and has counted half a one more on average.
     ahead_s = middle - email.utils.parsedate_to_datetime(date).timestamp() - 0.5 if date else None
     session = boto3.session.Session()
     credentials = session.get_credentials()
-    identity = _identity(session, credentials, client.meta.endpoint_url)
+    identity = f"keys from {credentials.method if credentials else 'none'}"
+    if "amazonaws.com" in client.meta.endpoint_url:
+        with contextlib.suppress(BotoCoreError, ClientError):  # STS may be out of reach where S3 is not
+            quick = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
+            sts = session.client("sts", region_name=session.region_name or "us-east-1", config=quick)
+            identity = sts.get_caller_identity()["Arn"].split(":", 4)[-1]
     return StoreProbe(identity, client.meta.region_name or "", expire_soon(credentials), ahead_s)
-
-
-def _identity(session: Any, credentials: Any, endpoint: str) -> str:
-    source = f"keys from {credentials.method if credentials else 'none'}"
-    if "amazonaws.com" not in endpoint:
-        return source
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        quick = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
-        sts = session.client("sts", region_name=session.region_name or "us-east-1", config=quick)
-        return str(sts.get_caller_identity()["Arn"]).split(":", 4)[-1]
-    except (BotoCoreError, ClientError):  # STS may be out of reach where S3 is not
-        return source
 
 
 def expire_soon(credentials: Any) -> bool:

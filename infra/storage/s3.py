@@ -20,7 +20,7 @@ from infra.storage.base import Entry, Storage, check_name, folder_of, join_url
 from infra.storage.errors import StorageError
 from infra.storage.local import file_errors, new_file
 from infra.storage.retry import retry_with_backoff
-from infra.storage.s3_download import ATTEMPT_S, Download, Stalled
+from infra.storage.s3_download import ATTEMPT_S, Download, Interrupted
 from infra.storage.s3_errors import ConflictError, user_error
 
 ATTEMPTS = 5
@@ -52,8 +52,7 @@ def _renew_lock() -> None:
     _making = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class S3Storage(Storage):
@@ -176,11 +175,12 @@ class S3Storage(Storage):
             yield
         except StorageError:
             raise
-        except Stalled as error:
+        except Interrupted as error:
             url = f"{self.url}/{name}"
-            reason = error.cause and user_error(error.cause, url, self._bucket, endpoint)
+            cause = error.__cause__
+            reason = user_error(cause, url, self._bucket, endpoint) if isinstance(cause, Exception) else None
             sentence = reason or f"{url}: the S3 server {endpoint} does not send the file: look at it and the network"
-            raise StorageError(f"{sentence} ({error})") from error.cause
+            raise StorageError(f"{sentence} ({error})") from cause
         except Exception as error:
             translated = user_error(error, f"{self.url}/{name}".rstrip("/"), self._bucket, endpoint)
             if translated is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from infra.storage.retry import retry_with_backoff
+from infra.storage.s3_errors import BUSY_CODES, EXPIRED_CODES, code_and_status
 
 STALL_S = 20.0
 """Time after which a download without progress fails."""
@@ -15,21 +16,10 @@ PROGRESS_BYTES = 256 << 10
 """Bytes that count as progress."""
 ATTEMPT_S = 5.0
 """Time after which a connection without progress is replaced by a new one."""
-_CHUNK_BYTES = 256 << 10
-_TEMPORARY_CODES = ("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "RequestLimitExceeded")
-_EXPIRED_CODES = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 
 
 class Interrupted(Exception):
-    """An attempt that failed, by the error `cause` if there was one; another one may succeed."""
-
-    def __init__(self, sentence: str, cause: Exception | None = None) -> None:
-        super().__init__(sentence)
-        self.cause = cause
-
-
-class Stalled(Interrupted):
-    """A download that made no progress for STALL_S."""
+    """An attempt, or a whole download, that failed; its cause, if any, is the error of the connection or of S3."""
 
 
 @dataclass
@@ -49,7 +39,7 @@ class Download:
     attempts: int = 0
 
     def run(self) -> None:
-        """Raises Stalled after STALL_S without progress, boto3's own error when another attempt would not help."""
+        """Raises Interrupted after STALL_S without progress, boto3's own error when another attempt would not help."""
         try:
             retry_with_backoff(
                 self._attempt,
@@ -62,7 +52,7 @@ class Download:
         except Interrupted as error:
             of = "" if self.total is None else f" of {self.total}"
             where = f"stopped at byte {self.position}{of} after {self.attempts} attempts"
-            raise Stalled(f"{where}, the last answer was {error}", error.cause) from error
+            raise Interrupted(f"{where}, the last answer was {error}") from error.__cause__
 
     def _attempt(self) -> None:
         """One request for the bytes from `position` on."""
@@ -73,12 +63,16 @@ class Download:
         try:
             self._receive()
         except ClientError as error:
-            if not past_the_end(error):
-                if not self._is_temporary(error):
-                    raise
-                raise Interrupted(_answer(error), error) from error
+            code, status = code_and_status(error)
+            if code == "InvalidRange":  # it lies behind the object's last byte
+                return
+            if code in EXPIRED_CODES:
+                self.renew()
+            elif status < 500 and status != 429 and code not in (*BUSY_CODES, "RequestTimeout"):
+                raise
+            raise Interrupted(f"HTTP {status} {code}") from error
         except (HTTPClientError, HTTPError) as error:  # before the answer; in the middle of it
-            raise Interrupted(type(error).__name__, error) from error
+            raise Interrupted(type(error).__name__) from error
 
     def _receive(self) -> None:
         last = "" if self.end is None else self.end - 1
@@ -98,19 +92,6 @@ class Download:
         if self.position < self.total:
             raise Interrupted("a body that ended early")
 
-    def _is_temporary(self, error: Any) -> bool:
-        code = error.response.get("Error", {}).get("Code", "")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in _EXPIRED_CODES:
-            self.renew()
-            return True
-        return status >= 500 or status == 429 or code in _TEMPORARY_CODES
-
-
-def past_the_end(error: Any) -> bool:
-    """Whether the store's answer was that the range lies behind the object's last byte."""
-    return error.response.get("Error", {}).get("Code") == "InvalidRange"
-
 
 def received_chunks(body: Any) -> Iterator[bytes]:
     """The body as it arrives.
@@ -119,12 +100,7 @@ def received_chunks(body: Any) -> Iterator[bytes]:
     only urllib3's response below it has `read1`.
     """
     try:
-        while chunk := body._raw_stream.read1(_CHUNK_BYTES):
+        while chunk := body._raw_stream.read1(PROGRESS_BYTES):
             yield chunk
     finally:
         body.close()
-
-
-def _answer(error: Any) -> str:
-    code = error.response.get("Error", {}).get("Code", "")
-    return f"HTTP {error.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)} {code}"

@@ -12,7 +12,7 @@ import sys
 from rich.console import Console
 from rich.logging import RichHandler
 
-ROOMS = ("irae", "sharding", "infra", "pipeline")
+ROOMS = ("irae", "sharding", "infra", "pipeline", "__main__")
 """Packages whose loggers are shown."""
 PROGRESS = {"progress": True}
 """`extra` of a line that only repeats what a progress bar shows: kept in files, not printed beside the bar."""

@@ -1,4 +1,4 @@
-"""What a model restores: noise, JPEG or missing pixels. Imports nothing heavy."""
+"""Restoration tasks: noise, JPEG, missing pixels. Imports nothing heavy."""
 
 from __future__ import annotations
 

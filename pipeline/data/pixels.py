@@ -1,4 +1,4 @@
-"""What `pipeline.evaluate` measures of each image, and the pictures that it keeps."""
+"""Tensors to 8-bit pixels."""
 
 from __future__ import annotations
 

@@ -15,25 +15,24 @@ from rich.table import Table
 from infra.aws.cluster_file import load
 from infra.aws.prices import estimate
 from infra.cluster import apply_settings
-from infra.storage import Storage, UserError, open_storage
+from infra.storage import UserError, open_storage
+from pipeline.config.checks import raise_problems
 from pipeline.config.environment import store_url
 from pipeline.doctor.cluster_file import check_cluster_file
 from pipeline.doctor.config import DoctorConfig
-from pipeline.doctor.machine import MachineReport, Peers, check_machine
+from pipeline.doctor.machine import PEERS, VERSIONS, MachineReport, check_machine
 
 logger = logging.getLogger(__name__)
 
-CHECKS = ("versions", "identity", "store", "clock", "cache", "GPU", "others")
-"""Columns of the table."""
 REPORT_TIMEOUT_S = 120.0
 """Time after which a machine without a report has failed."""
+ON_PURPOSE = {"1", "3", "EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE"}
+"""Ray's reasons for the death of a node that the cluster itself terminated: idle, replaced or stopped."""
 
 
 def main(config: DoctorConfig) -> None:
     """Raise UserError, a sentence for each problem, if there are any."""
-    problems = check_file(config.cluster) if config.cluster else check_machines(config)
-    if problems:
-        raise UserError("\n".join(problems))
+    raise_problems(check_file(config.cluster) if config.cluster else check_machines(config))
     logger.info("all is well")
 
 
@@ -48,32 +47,27 @@ def check_file(path: Path) -> list[str]:
 
 def check_machines(config: DoctorConfig) -> list[str]:
     """The problems of this machine, or of all machines of the cluster; prints the table."""
-    url = config.store or store_url()
-    shared_file = f"{uuid.uuid4().hex}/shared"
-    store, problems = write_shared_file(url, shared_file)
+    url, shared_file = config.store or store_url(), f"{uuid.uuid4().hex}/shared"
+    store = open_storage(url).at("doctor")
+    try:
+        store.check()
+        store.put(shared_file, b"pipeline.doctor")
+        problems = []
+    except UserError as error:
+        problems = [f"{socket.gethostname()} (this machine): {error}"]
+    is_written = not problems
     try:
         if config.local or not has_cluster():
-            reports, problems = [check_machine(socket.gethostname(), url, shared_file, {})], []
+            reports, problems = [check_machine(MachineReport(socket.gethostname(), url, shared_file))], []
         else:
             reports, more = check_cluster(url, shared_file, config.nodes)
             problems += more
     finally:
-        if store is not None:
+        if is_written:
             store.delete(shared_file)
     print_table(reports, url)
     problems += version_differences(reports)
     return problems + [f"{report.machine}: {problem}" for report in reports for problem in report.problems]
-
-
-def write_shared_file(url: str, name: str) -> tuple[Storage | None, list[str]]:
-    """A file that every machine must see: its store, None when it cannot be written, and the problems."""
-    try:
-        store = open_storage(url).at("doctor")
-        store.check()
-        store.put(name, b"pipeline.doctor")
-    except UserError as error:
-        return None, [f"{socket.gethostname()} (this machine): {error}"]
-    return store, []
 
 
 def has_cluster() -> bool:
@@ -96,7 +90,7 @@ def check_cluster(url: str, shared_file: str, expected: int | None) -> tuple[lis
     try:
         nodes = ray.nodes()
         alive = [node for node in nodes if node["Alive"]]
-        problems = [lost_sentence(node) for node in lost_nodes(nodes)]
+        problems = lost_machines(nodes)
         working = sum(node["Resources"].get("CPU", 0) > 0 for node in alive)
         if expected is not None and working < expected:
             problems.append(
@@ -108,23 +102,20 @@ def check_cluster(url: str, shared_file: str, expected: int | None) -> tuple[lis
         ray.shutdown()
 
 
-def lost_nodes(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Dead nodes that were not terminated on purpose and whose machine has not come back."""
+def lost_machines(nodes: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each machine whose node died otherwise than on purpose and that has not come back."""
     alive = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
-    dead = [node for node in nodes if not node["Alive"] and not was_terminated_on_purpose(node)]
-    return list({node["NodeManagerAddress"]: node for node in dead if node["NodeManagerAddress"] not in alive}.values())
-
-
-def was_terminated_on_purpose(node: dict[str, Any]) -> bool:
-    """Whether the cluster itself terminated the node: idle, replaced or stopped."""
-    return str(node.get("DeathReason", "")).upper() in ("1", "3", "EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
-
-
-def lost_sentence(node: dict[str, Any]) -> str:
-    return (
-        f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}) is lost: it no longer answers; switch it on and "
-        "run `ray up` again, or remove it from the yaml."
-    )
+    lost = {
+        node["NodeManagerAddress"]: node["NodeManagerHostname"]
+        for node in nodes
+        if not node["Alive"] and str(node.get("DeathReason", "")).upper() not in ON_PURPOSE
+    }
+    return [
+        f"{name} ({address}) is lost: it no longer answers; switch it on and run `ray up` again, or remove it from the "
+        "yaml."
+        for address, name in lost.items()
+        if address not in alive
+    ]
 
 
 def reports_of(alive: list[dict[str, Any]], url: str, shared_file: str) -> list[MachineReport]:
@@ -133,49 +124,40 @@ def reports_of(alive: list[dict[str, Any]], url: str, shared_file: str) -> list[
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     names = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in alive}
-    addresses = {node["NodeID"]: (node["NodeManagerAddress"], int(node["NodeManagerPort"])) for node in alive}
+    addresses = {names[node["NodeID"]]: (node["NodeManagerAddress"], int(node["NodeManagerPort"])) for node in alive}
     task = ray.remote(num_cpus=0, max_retries=0)(check_machine)
-    tasks = {}
+    tasks = []
     for node_id, name in names.items():
-        peers: Peers = {names[other]: addresses[other] for other in names if other != node_id}
+        peers = {other: address for other, address in addresses.items() if other != name}
         there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        tasks[task.options(scheduling_strategy=there).remote(name, url, shared_file, peers)] = name
-    ready, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=REPORT_TIMEOUT_S)
+        tasks.append(task.options(scheduling_strategy=there).remote(MachineReport(name, url, shared_file, peers)))
+    ray.wait(tasks, num_returns=len(tasks), timeout=REPORT_TIMEOUT_S)
     reports = []
-    for reference, name in tasks.items():
-        report = MachineReport(name)
+    for name, reference in zip(names.values(), tasks, strict=True):
         try:
-            if reference not in ready:
-                raise TimeoutError(f"no report within {REPORT_TIMEOUT_S:.0f} s")
-            report = ray.get(reference)
+            reports.append(ray.get(reference, timeout=0))
         except Exception as error:
             first = str(error).strip().splitlines()[0]
-            report.fail("others", f"the checks could not run ({first}); see whether Ray runs there: `ray status`.")
-        reports.append(report)
+            reports.append(MachineReport(name))
+            reports[-1].fail(PEERS, f"no report of the checks ({first}); see whether Ray runs there: `ray status`.")
     return sorted(reports, key=lambda report: report.machine)
 
 
 def version_differences(reports: list[MachineReport]) -> list[str]:
     """A sentence when the machines have different versions."""
-    groups: dict[str, list[str]] = {}
-    for report in reports:
-        if "versions" in report.values:
-            groups.setdefault(report.values["versions"], []).append(report.machine)
+    versions = {report.machine: report.values[VERSIONS] for report in reports if VERSIONS in report.values}
+    groups = {value: [name for name in versions if versions[name] == value] for value in sorted({*versions.values()})}
     if len(groups) < 2:
         return []
-    listed = "; ".join(f"{versions} on {', '.join(machines)}" for versions, machines in sorted(groups.items()))
+    listed = "; ".join(f"{value} on {', '.join(machines)}" for value, machines in groups.items())
     return [f"Python, torch and Ray differ: {listed}. Make them equal: `ray up` installs constraints.txt everywhere."]
 
 
 def print_table(reports: list[MachineReport], url: str) -> None:
-    """A row for each machine."""
-    table = Table(title=f"store {url}")
-    table.add_column("machine")
-    checks = [check for check in CHECKS if any(check in report.values for report in reports)]
-    for check in checks:
-        table.add_column({"versions": "Python torch Ray", "others": "to the others"}.get(check, check))
+    """A row for each machine, a column for each check."""
+    columns = list(dict.fromkeys(column for report in reports for column in report.values))
+    table = Table("machine", *columns, title=f"store {url}")
     for report in reports:
-        values = [(check, report.values.get(check, "-")) for check in checks]
-        marked = (f"[red]{value} (!)[/red]" if check in report.failed else value for check, value in values)
-        table.add_row(report.machine, *marked)
+        values = {column: report.values.get(column, "-") for column in columns}
+        table.add_row(report.machine, *(f"[red]{v} (!)[/red]" if c in report.failed else v for c, v in values.items()))
     Console().print(table)

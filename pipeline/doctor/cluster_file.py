@@ -13,23 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from infra.aws.cluster_file import load, store_of
+from infra.aws.cluster_file import PLACEHOLDERS, load, store_of
 
-PLACEHOLDERS = ("YOUR-BUCKET", "ami-00000000000000000", "sg-00000000000000000", "192.0.2.")
-"""Text in the shipped files that the user must replace."""
 MAX_IDLE_MINUTES = 120
 
 
 def check_cluster_file(path: Path) -> list[str]:
     """A sentence for each problem of the file. Raises UserError when it cannot be read."""
     config = load(path)
-    problems = [*_placeholders(path)]
     if error := ray_validation_error(config):
-        return [*problems, f"Ray refuses it: {error}; correct that entry."]
-    problems += [*_store(config), *_open_dashboard(config)]
-    if config["provider"].get("type") == "aws":
-        problems += [*_lifetime(config), *_open_ssh(config)]
-    return problems
+        return [*_placeholders(path), f"Ray refuses it: {error}; correct that entry."]
+    problems = [*_placeholders(path), *_store(config), *_open_dashboard(config)]
+    is_aws = config["provider"].get("type") == "aws"
+    return [*problems, *_lifetime(config), *_open_ssh(config)] if is_aws else problems
 
 
 def ray_validation_error(config: dict[str, Any]) -> str | None:
@@ -51,7 +47,7 @@ def ray_validation_error(config: dict[str, Any]) -> str | None:
 
 def _placeholders(path: Path) -> Iterator[str]:
     lines = [line.split("#")[0] for line in path.read_text().splitlines()]
-    for text in PLACEHOLDERS:
+    for text in (*PLACEHOLDERS.values(), "192.0.2."):
         numbers = [str(n) for n, line in enumerate(lines, 1) if text in line]
         if numbers:
             yield f"{text} still stands in line {', '.join(numbers)}; fill it in (for AWS, infra.aws setup does)."
@@ -67,8 +63,7 @@ def _store(config: dict[str, Any]) -> Iterator[str]:
 
 def _open_dashboard(config: dict[str, Any]) -> Iterator[str]:
     """Strangers who run jobs."""
-    start = " ".join(command for command in config.get("head_start_ray_commands", []) if "ray start" in command)
-    if re.search(r"--dashboard-host[= ]['\"]?(0\.0\.0\.0|::)", start):
+    if re.search(r"--dashboard-host[= ]['\"]?(0\.0\.0\.0|::)", " ".join(config.get("head_start_ray_commands", []))):
         yield (
             "the dashboard, which runs any submitted command, listens on all addresses; write "
             "--dashboard-host=127.0.0.1 and open it with `ray dashboard`."
@@ -84,9 +79,8 @@ def _open_ssh(config: dict[str, Any]) -> Iterator[str]:
                 "by infra.aws setup."
             )
     for rule in config["provider"].get("security_group", {}).get("IpPermissions", []):
-        ranges = [r.get("CidrIp") for r in rule.get("IpRanges", [])]
-        ranges += [r.get("CidrIpv6") for r in rule.get("Ipv6Ranges", [])]
-        for text in filter(None, ranges):
+        ranges = [*rule.get("IpRanges", []), *rule.get("Ipv6Ranges", [])]
+        for text in filter(None, (r.get("CidrIp") or r.get("CidrIpv6") for r in ranges)):
             if ipaddress.ip_network(text, strict=False).prefixlen == 0:
                 port = rule.get("FromPort", "every port")
                 yield f"security_group opens port {port} to the world ({text}); give your own address instead."

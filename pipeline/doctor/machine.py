@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import statistics
 import subprocess
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from socket import create_connection
+from statistics import median
+from timeit import repeat, timeit
 
 from infra.storage import UserError, open_storage
 from infra.storage.probe import MIN_VALID_S, probe
 from infra.versions import differing, installed_versions
 from pipeline.config.environment import cache_folder
 
-Peers = dict[str, tuple[str, int]]
-"""Machine -> host and port of its Ray, which answers while Ray runs there."""
 SPEED_BYTES = 16 << 20
 MIN_CACHE_GB = 5.0
 MAX_CLOCK_SKEW_S = 30.0
@@ -26,86 +25,79 @@ MAX_CLOCK_SKEW_S = 30.0
 
 @dataclass
 class MachineReport:
-    """Results of the checks of a machine: a short value each, and a sentence for each problem."""
+    """The checks of a machine: their subject, and their results by the column of the table."""
 
     machine: str
+    store_url: str = ""
+    shared_file: str = ""
+    """File that the caller has just written to the store."""
+    peers: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Other machine -> host and port of its Ray, which answers while Ray runs there."""
     values: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
-    """Checks with a problem."""
+    """Columns with a problem."""
 
-    def fail(self, check: str, sentence: str, value: str = "no") -> None:
-        """Add a problem."""
-        self.values.setdefault(check, value)
-        self.failed.add(check)
-        self.problems.append(sentence)
+    def fail(self, column: str, problem: str) -> None:
+        self.values.setdefault(column, "no")
+        self.failed.add(column)
+        self.problems.append(problem)
 
 
-def check_machine(machine: str, store_url: str, shared_file: str, peers: Peers) -> MachineReport:
-    """Run all checks on this machine; never raises. The caller has just written `shared_file` to the store."""
-    report = MachineReport(machine)
-    checks: list[tuple[str, Callable[[], None]]] = [
-        ("versions", lambda: check_versions(report)),
-        ("store", lambda: check_store(report, store_url, shared_file)),
-        ("cache", lambda: check_cache(report)),
-        ("GPU", lambda: check_gpus(report)),
-        ("others", lambda: check_peers(report, peers)),
-    ]
-    for name, check in checks:
+def check_machine(report: MachineReport) -> MachineReport:
+    """Run all checks on this machine; never raises."""
+    for column, check in CHECKS.items():
         try:
-            check()
+            check(report)
         except UserError as error:
-            report.fail(name, str(error))
+            report.fail(column, str(error))
         except Exception as error:
-            report.fail(name, f"the check of {name} failed with {type(error).__name__}: {error}")
+            report.fail(column, f"the check of {column} failed with {type(error).__name__}: {error}")
     return report
 
 
 def check_versions(report: MachineReport) -> None:
     """Python and the packages of constraints.txt."""
     installed = installed_versions()
-    report.values["versions"] = " ".join(installed[name] for name in ("python", "torch", "ray"))
+    report.values[VERSIONS] = " ".join(installed[name] for name in ("python", "torch", "ray"))
     for sentence in differing():
-        report.fail("versions", sentence)
+        report.fail(VERSIONS, sentence)
 
 
-def check_store(report: MachineReport, url: str, shared_file: str) -> None:
+def check_store(report: MachineReport) -> None:
     """Identity, clock, rights and speed."""
-    found = probe(url)
+    found = probe(report.store_url)
     report.values["identity"] = f"{found.identity} {found.region}".strip()
     if found.expires_soon:
         report.fail("identity", f"the keys expire within {MIN_VALID_S / 60:.0f} minutes; log in again.")
     if found.ahead_s is not None:
-        report.values["clock"] = f"{found.ahead_s:+.0f} s"
+        skew = report.values["clock"] = f"{found.ahead_s:+.0f} s"
         if abs(found.ahead_s) > MAX_CLOCK_SKEW_S:
-            sentence = f"the clock is {found.ahead_s:+.0f} s off the store's; turn on time synchronisation."
-            report.fail("clock", sentence)
-    check_access(report, url, shared_file)
+            report.fail("clock", f"the clock is {skew} off the store's; turn on time synchronisation.")
+    check_access(report)
 
 
-def check_access(report: MachineReport, url: str, shared_file: str) -> None:
+def check_access(report: MachineReport) -> None:
     """Put, get, list and delete of SPEED_BYTES, and the file that all machines must see."""
-    store = open_storage(url).at("doctor")
-    name = f"{uuid.uuid4().hex}/speed"
+    store, name = open_storage(report.store_url).at("doctor"), f"{uuid.uuid4().hex}/speed"
     data = uuid.uuid4().bytes * (SPEED_BYTES // 16)
     try:
+        put_s = timeit(lambda: store.put(name, data), number=1)
         started = time.perf_counter()
-        store.put(name, data)
-        put_s, started = time.perf_counter() - started, time.perf_counter()
         held = store.get(name)
         get_s = time.perf_counter() - started
+        report.values["store"] = f"put {SPEED_BYTES / 2**20 / put_s:.0f}, get {SPEED_BYTES / 2**20 / get_s:.0f} MiB/s"
         if held != data or [entry.name for entry in store.list(name)] != [name]:
             report.fail("store", f"{store.url} returned other data than were written; check the store's disks.")
-        report.values["store"] = f"put {SPEED_BYTES / 2**20 / put_s:.0f}, get {SPEED_BYTES / 2**20 / get_s:.0f} MiB/s"
     finally:
         store.delete(name)
     if store.size(name) is not None:
         report.fail("store", f"{store.url}: a deleted file still exists; allow s3:DeleteObject.")
-    if store.size(shared_file) is None:
+    if store.size(report.shared_file) is None:
         report.fail(
             "store",
-            f"{url} is not the same store as on the machine of the command; use s3:// (with the same AWS_ENDPOINT_URL "
-            "everywhere) or a folder that all machines share.",
+            f"{report.store_url} is not the same store as on the machine of the command; use s3:// (with the same "
+            "AWS_ENDPOINT_URL everywhere) or a folder that all machines share.",
         )
 
 
@@ -128,8 +120,7 @@ def check_gpus(report: MachineReport) -> None:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         result = subprocess.run(query, capture_output=True, text=True, timeout=30)
         if result.returncode:
-            report.fail("GPU", "nvidia-smi fails; reinstall the NVIDIA driver, or reboot.")
-            return
+            raise UserError("nvidia-smi fails; reinstall the NVIDIA driver, or reboot.")
         shown = [line.strip() for line in result.stdout.splitlines() if line.strip()]
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     report.values["GPU"] = f"{len(shown)} x {shown[0]}" if shown else "none"
@@ -138,21 +129,25 @@ def check_gpus(report: MachineReport) -> None:
         report.fail("GPU", sentence)
 
 
-def check_peers(report: MachineReport, peers: Peers) -> None:
-    """Connection time to each other machine, ms."""
-    times_ms = []
-    for name, (host, port) in peers.items():
+def check_peers(report: MachineReport) -> None:
+    """Time to open a TCP connection to each other machine."""
+    times_s = []
+    for name, address in report.peers.items():
         try:
-            times_ms.append(statistics.median(connect_ms(host, port) for _ in range(3)))
+            times_s.append(median(repeat(lambda: create_connection(address, timeout=3).close(), number=1)))  # noqa: B023
         except OSError as error:
-            reason = error.strerror or error
-            report.fail("others", f"cannot reach {name} at {host}:{port} ({reason}); open all ports between them.")
-    if times_ms:
-        report.values.setdefault("others", f"{max(times_ms):.1f} ms at most")
+            where = f"{name} at {address[0]}:{address[1]} ({error.strerror or error})"
+            report.fail(PEERS, f"cannot reach {where}; open all ports between them.")
+    if times_s:
+        report.values.setdefault(PEERS, f"{1e3 * max(times_s):.1f} ms at most")
 
 
-def connect_ms(host: str, port: int) -> float:
-    """Time to open a TCP connection, ms. Raises OSError when there is none within 3 s."""
-    started = time.perf_counter()
-    with socket.create_connection((host, port), timeout=3):
-        return (time.perf_counter() - started) * 1e3
+VERSIONS, PEERS = "Python torch Ray", "to the others"
+CHECKS: dict[str, Callable[[MachineReport], None]] = {
+    VERSIONS: check_versions,
+    "store": check_store,
+    "cache": check_cache,
+    "GPU": check_gpus,
+    PEERS: check_peers,
+}
+"""Column of the table -> its check; that of the store fills those of identity and clock, too."""

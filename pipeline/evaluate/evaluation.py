@@ -3,55 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from infra.storage import Storage, open_storage
+from infra.storage import open_storage
+from irae.model import parameter_count
 from pipeline.cli import ProgressLine
 from pipeline.config.checks import raise_problems
-from pipeline.config.task import Task
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.measure import Measured, means, measure, save_example, table_bytes
+from pipeline.evaluate.measure import EvaluationPlan, means, measure
 from pipeline.runs.evaluations import EXAMPLE_KINDS, EXAMPLES, METRICS, PER_IMAGE, best_median_worst, example_name
 from pipeline.runs.find import find_data, open_checked
-from pipeline.runs.load import Trained, load_trained
+from pipeline.runs.load import load_trained
 from sharding.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
 RELEASED_BITS = 5
-SSIM_TEXT = "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1"
-SSIM_RELEASED_TEXT = "the released code's: window of 3 over channels and rows, data range 2"
-PSNR_TEXT = "per image, on [0, 1] after clamping the restored one, mean over images"
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """A run at a checkpoint, the images and the protocol."""
-
-    config: EvaluateConfig
-    trained: Trained
-    dataset: Dataset
-    task: Task
-    """The run's task, at the noise level that is evaluated."""
-    bits: int
-    out: Storage
-    """Folder of the results."""
-
-    @property
-    def images(self) -> int:
-        in_split = self.dataset.split_sizes[self.config.split]
-        return min(in_split, self.config.images or in_split)
-
-    @property
-    def is_released(self) -> bool:
-        return self.config.protocol == "released"
 
 
 def main(config: EvaluateConfig) -> None:
@@ -80,9 +56,10 @@ def prepare(config: EvaluateConfig) -> EvaluationPlan:
         problems.append(f"--keep: {dataset.store.url} has no {config.split} image {', '.join(unknown)}; name its keys.")
     raise_problems(problems)
     out = open_storage(config.out) if config.out else trained.run.store.at("evaluations")
-    released = "-released" if config.protocol == "released" else ""
-    folder = out.at(f"{dataset.name}-{config.split}-{task.label}{released}")
-    return EvaluationPlan(config, trained, dataset, task, RELEASED_BITS if released else dataset.bits, folder)
+    folder, bits = f"{dataset.name}-{config.split}-{task.label}", dataset.bits
+    if config.protocol == "released":
+        folder, bits = f"{folder}-released", RELEASED_BITS
+    return EvaluationPlan(config, trained, dataset, task, bits, out.at(folder))
 
 
 def evaluate(evaluation: EvaluationPlan) -> dict[str, Any]:
@@ -92,34 +69,23 @@ def evaluate(evaluation: EvaluationPlan) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     speeds: list[tuple[int, float]] = []
     with ProgressLine("evaluating", evaluation.images, "images") as line:
-        for part in measured(evaluation):
+        for part in measure(evaluation, range(evaluation.images)):
             rows.extend(part.rows)
             speeds.append((len(part.rows), part.restore_s))
             line.update(len(rows))
-    metrics = {**means(rows), **protocol(evaluation), "images_per_sec": rate(speeds)}
+    # Without the first batch, in which a device warms up, if there are more.
+    images, seconds = (sum(values) for values in zip(*(speeds[1:] or speeds), strict=True))
+    metrics = {**means(rows), **protocol(evaluation), "images_per_sec": images / max(seconds, 1e-9)}
     keep_examples(evaluation, rows)
-    out.put(PER_IMAGE, table_bytes(rows))
+    parquet = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), parquet)
+    out.put(PER_IMAGE, parquet.getvalue())
     out.put(METRICS, json.dumps(metrics, indent=1).encode())
     logger.info(table(metrics))
-    if "round_trip_max_error" in metrics:
-        error = metrics["round_trip_max_error"]
+    if (error := metrics.get("round_trip_max_error")) is not None:
         logger.info(f"exact inverse: the degraded image comes back with an error of at most {error:.1e}")
     logger.info(f"figures and examples are in {out.url}")
     return metrics
-
-
-def measured(evaluation: EvaluationPlan, images: Sequence[int] | None = None) -> Iterator[Measured]:
-    """Measures of the evaluated images, or of these of the split, batch by batch."""
-    return measure(
-        evaluation.trained,
-        evaluation.dataset,
-        evaluation.config.split,
-        evaluation.task,
-        bits=evaluation.bits,
-        seed=evaluation.config.seed,
-        batch=evaluation.config.batch,
-        images=range(evaluation.images) if images is None else images,
-    )
 
 
 def keep_examples(evaluation: EvaluationPlan, rows: list[dict[str, Any]]) -> None:
@@ -128,9 +94,12 @@ def keep_examples(evaluation: EvaluationPlan, rows: list[dict[str, Any]]) -> Non
     first = [row["key"] for row in rows[: config.examples]]
     keys = dict.fromkeys([*first, *(best_median_worst(rows).values() if first else ()), *config.keep])
     indices = {key: i for i, key in enumerate(evaluation.dataset.split(config.split).keys)}
-    for part in measured(evaluation, sorted(indices[key] for key in keys)) if keys else ():
-        for example in part.examples:
-            save_example(out, example)
+    for part in measure(evaluation, sorted(indices[key] for key in keys)) if keys else ():
+        for i, row in enumerate(part.rows):
+            for kind, pixels in part.pixels.items():
+                png = io.BytesIO()
+                Image.fromarray(pixels[i]).save(png, "PNG")
+                out.put(example_name(row["key"], kind), png.getvalue())
     kept = {example_name(key, kind) for key in keys for kind in EXAMPLE_KINDS}
     for entry in out.list(f"{EXAMPLES}/"):
         if entry.name not in kept:
@@ -139,17 +108,12 @@ def keep_examples(evaluation: EvaluationPlan, rows: list[dict[str, Any]]) -> Non
 
 def describe(evaluation: EvaluationPlan) -> str:
     """A line on run, images and task."""
-    trained, released = evaluation.trained, " (released protocol)" if evaluation.is_released else ""
+    trained = evaluation.trained
+    released = " (released protocol)" if evaluation.config.protocol == "released" else ""
     return (
         f"evaluating {trained.url} at {int(trained.checkpoint):,} images on {evaluation.images:,} images of "
         f"{evaluation.dataset.store.url}, {evaluation.task.title}{released}"
     )
-
-
-def rate(speeds: list[tuple[int, float]]) -> float:
-    """Restored images per second, without the first batch, in which a device warms up, if there are more."""
-    images, seconds = zip(*(speeds[1:] or speeds), strict=True)
-    return sum(images) / max(sum(seconds), 1e-9)
 
 
 def protocol(evaluation: EvaluationPlan) -> dict[str, Any]:
@@ -167,13 +131,13 @@ def protocol(evaluation: EvaluationPlan) -> dict[str, Any]:
         "label": task.label,
         "sigma_255": task.sigma_255 if task.kind == "noise" else None,
         "noise_seed": config.seed,
-        "psnr": PSNR_TEXT,
-        "ssim": SSIM_TEXT,
-        "ssim_released": SSIM_RELEASED_TEXT,
+        "psnr": "per image, on [0, 1] after clamping the restored one, mean over images",
+        "ssim": "Wang 2004: 11x11 Gaussian, sigma 1.5, data range 1",
+        "ssim_released": "the released code's: window of 3 over channels and rows, data range 2",
         "precision": "float32",
         "run": trained.url,
         "model": trained.model.model_name,
-        "parameters": trained.parameters,
+        "parameters": parameter_count(trained.model),
         "trained_images": int(trained.checkpoint),
     }
 
@@ -182,12 +146,12 @@ def table(metrics: dict[str, Any]) -> str:
     """Means of the degraded and the restored images."""
     bits = f"{metrics['bits']} bits"
     title = f"{metrics['model']}: {metrics['images']:,} images, {metrics['split']} split, {metrics['label']}, {bits}"
-    lines = Table(title=title, min_width=len(title))
-    for column in ("", "PSNR (dB)", "SSIM", "SSIM (released)"):
-        lines.add_column(column, justify="left" if not column else "right")
+    lines = Table("", title=title, min_width=len(title))
+    for column in ("PSNR (dB)", "SSIM", "SSIM (released)"):
+        lines.add_column(column, justify="right")
     for name in ("degraded", "restored"):
-        figures = (f"{metrics[f'{measure}_{name}']:.4f}" for measure in ("ssim", "ssim_released"))
-        lines.add_row(name, f"{metrics[f'psnr_db_{name}']:.2f}", *figures)
+        ssim, released = (f"{metrics[f'{measure}_{name}']:.4f}" for measure in ("ssim", "ssim_released"))
+        lines.add_row(name, f"{metrics[f'psnr_db_{name}']:.2f}", ssim, released)
     if "psnr_db_hole_restored" in metrics:
         lines.add_row("restored, in the hole", f"{metrics['psnr_db_hole_restored']:.2f}", "", "")
     console = Console(width=100)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -14,8 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from infra.aws.cluster_file import load
 from infra.aws.steps import Account
@@ -26,6 +27,7 @@ from pipeline.guard.config import GuardConfig
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
+RAY = str(Path(sys.executable).parent / "ray")
 IMDS = "http://169.254.169.254"
 """AWS's instance metadata service."""
 DRAIN_DEADLINE_S = 110
@@ -65,37 +67,35 @@ def start(options: list[str]) -> int:
 
 def terminate_old(file: Path) -> None:
     """Terminate the process of the pid file, if it is a guard."""
-    if not file.exists():
-        return
-    command = Path(f"/proc/{file.read_text()}/cmdline")
-    if command.exists() and b"pipeline.guard" in command.read_bytes():
-        os.kill(int(file.read_text()), signal.SIGTERM)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # none was started, or it is gone
+        pid = int(file.read_text())
+        if b"pipeline.guard" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGTERM)
 
 
 class Guard:
     """State between polls: whether a notice was seen, and when head and cluster were last seen in use."""
 
-    def __init__(self, config: GuardConfig, imds: str = IMDS) -> None:
-        self.config, self.imds = config, imds
-        self.noticed = False
+    def __init__(self, config: GuardConfig) -> None:
+        self.config, self.noticed = config, False
         self.head_seen_s = self.used_s = time.monotonic()
 
     def poll(self) -> None:
         """Check notice, head and use once, and act on them."""
-        if not self.noticed and has_spot_notice(self.imds):
+        if not self.noticed and has_spot_notice():
             self.noticed = True
             log("AWS preempts this machine in two minutes: requesting a checkpoint and draining the node")
             notice_file().touch()
             drain()
         if head_answers():
             self.head_seen_s = time.monotonic()
-        elif minutes_since(self.head_seen_s) > self.config.orphan_minutes:
+        elif time.monotonic() - self.head_seen_s > 60 * self.config.orphan_minutes:
             log(f"the head has not answered for {self.config.orphan_minutes:g} minutes: {self.config.orphan}")
             stop_orphan(self.config.orphan)
         if self.config.idle_minutes is not None:
             if is_in_use():
                 self.used_s = time.monotonic()
-            elif minutes_since(self.used_s) > self.config.idle_minutes:
+            elif time.monotonic() - self.used_s > 60 * self.config.idle_minutes:
                 log(f"the cluster has been idle for {self.config.idle_minutes:g} minutes: terminating all machines")
                 terminate_cluster()
 
@@ -105,22 +105,19 @@ def stop_orphan(action: str) -> None:
     if action == "shutdown":
         subprocess.run(["sudo", "shutdown", "-h", "now"], check=True)
         return
-    subprocess.run([ray_program(), "stop", "--force"], check=True)
+    subprocess.run([RAY, "stop", "--force"], check=True)
     sys.exit(0)
 
 
-def has_spot_notice(imds: str) -> bool:
+def has_spot_notice() -> bool:
     """Whether AWS has announced the preemption of this machine. False outside AWS."""
-    try:
-        headers = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-        request = urllib.request.Request(f"{imds}/latest/api/token", method="PUT", headers=headers)
-        token = urllib.request.urlopen(request, timeout=2).read().decode()
-        headers = {"X-aws-ec2-metadata-token": token}
-        request = urllib.request.Request(f"{imds}/latest/meta-data/spot/instance-action", headers=headers)
-        urllib.request.urlopen(request, timeout=2).close()
-    except OSError:  # 404: no notice
-        return False
-    return True
+    header = "X-aws-ec2-metadata-token"
+    request = Request(f"{IMDS}/latest/api/token", method="PUT", headers={f"{header}-ttl-seconds": "60"})
+    with contextlib.suppress(OSError):  # 404: no notice
+        token = urlopen(request, timeout=2).read().decode()
+        urlopen(Request(f"{IMDS}/latest/meta-data/spot/instance-action", headers={header: token}), timeout=2).close()
+        return True
+    return False
 
 
 def head_address() -> str | None:
@@ -131,15 +128,11 @@ def head_address() -> str | None:
 
 def head_answers() -> bool:
     """Whether the head accepts connections."""
-    address = head_address()
-    if address is None:
-        return False
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=3).close()
-    except OSError:
-        return False
-    return True
+    if address := head_address():
+        host, _, port = address.rpartition(":")
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=3):
+            return True
+    return False
 
 
 def is_in_use() -> bool:
@@ -153,13 +146,11 @@ def is_in_use() -> bool:
 
 def drain() -> None:
     """Drain this node: Ray schedules no more work on it."""
-    address = head_address()
-    if address is None:
-        return
-    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
-    deadline = ["--deadline-remaining-seconds", str(DRAIN_DEADLINE_S)]
-    node = ["--address", address, "--node-id", node_id(address)]
-    subprocess.run([ray_program(), "drain-node", *node, *reason, *deadline], check=True)
+    if address := head_address():
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
+        deadline = ["--deadline-remaining-seconds", str(DRAIN_DEADLINE_S)]
+        node = ["--address", address, "--node-id", node_id(address)]
+        subprocess.run([RAY, "drain-node", *node, *reason, *deadline], check=True)
 
 
 def node_id(address: str) -> str:
@@ -170,18 +161,10 @@ def node_id(address: str) -> str:
         return ray.get_runtime_context().get_node_id()
 
 
-def ray_program() -> str:
-    return str(Path(sys.executable).parent / "ray")
-
-
 def terminate_cluster() -> None:
     """Terminate all machines of the cluster that `ray up` created, this one included."""
     config = load(Path("~/ray_bootstrap_config.yaml").expanduser())
     terminate_instances(Account(config["provider"]["region"]), config["cluster_name"])
-
-
-def minutes_since(moment_s: float) -> float:
-    return (time.monotonic() - moment_s) / 60
 
 
 def log(text: str) -> None:

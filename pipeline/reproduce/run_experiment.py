@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from infra.storage import open_storage
 from infra.storage.lease import hold_lease
+from infra.storage.parquet import read_parquet
 from pipeline.config.checks import USER_ERRORS
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.evaluation import evaluate, prepare
@@ -101,5 +99,5 @@ def evaluate_experiment(experiment: Experiment) -> tuple[dict[str, Any], list[fl
     metrics = read_json(plan.out, METRICS)
     if metrics is None or metrics["images"] != plan.images:
         metrics = evaluate(plan)
-    rows = pq.read_table(io.BytesIO(plan.out.get(PER_IMAGE)), columns=["psnr_db_restored"])
+    rows = read_parquet(plan.out, PER_IMAGE, ["psnr_db_restored"])
     return metrics, rows["psnr_db_restored"].to_pylist()

@@ -14,7 +14,7 @@ class RestoreConfig:
     """Restore an image, or a folder of images, with a trained run."""
 
     source: PositionalPath
-    """DecodedImage or folder of images: PNG, JPEG, WebP; any size."""
+    """Image or folder of images: PNG, JPEG, WebP; any size."""
     target: PositionalPath
     """File or folder of the results."""
     run: str | None = None

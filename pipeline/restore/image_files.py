@@ -1,7 +1,7 @@
-"""DecodedImage files in and out of `python -m pipeline.restore`: PNG, JPEG and WebP, and which file becomes which.
+"""Image files in and out of `python -m pipeline.restore`: PNG, JPEG and WebP, and the output of each input.
 
 Pixels are uint8, rows first, upright: the EXIF orientation is applied on reading and not written again. Of the metadata
-only the ICC colour profile is copied; EXIF (orientation, place, camera), XMP, text and thumbnails are left behind.
+only the ICC colour profile is copied; EXIF (orientation, location, camera), XMP, text and thumbnails are left behind.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import io
 import os
 import unicodedata
 import uuid
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from infra.storage import UserError
 
@@ -28,22 +28,13 @@ Image.MAX_IMAGE_PIXELS = None
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _SUFFIXES = ", ".join(_FORMATS)
+_SUFFIX_PROBLEM = f"{{}} does not end in one of {_SUFFIXES}: give it such a name, or name an existing folder"
 _OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4: no colour detail is averaged away
     "WEBP": {"lossless": True, "exact": True},  # exact: colours under full transparency survive too
 }
 _MAX_SIDE = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -61,11 +52,10 @@ class DecodedImage:
 
 
 def read_image(path: Path) -> DecodedImage:
-    """Read a PNG, JPEG or WebP file, whatever its suffix says.
+    """Decode a PNG, JPEG or WebP file, whatever its suffix: palettes, 1 to 4 bits and CMYK become 8-bit RGB, a
+    transparent colour an alpha channel.
 
-    Palettes become RGB, 1-bit and 2-bit and 4-bit images 8-bit, a transparent colour an alpha channel; CMYK becomes
-    RGB by Pillow's plain formula, without the printer's profile.
-    UserError: unreadable, empty, broken or cut short, another format, 16 bits a channel, animated, over MAX_PIXELS.
+    UserError: unreadable, empty, broken or truncated, another format, 16 bits a channel, animated, over MAX_PIXELS.
     """
     try:
         data = path.read_bytes()
@@ -73,18 +63,26 @@ def read_image(path: Path) -> DecodedImage:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its name and permissions") from error
     if not data:
         raise UserError(f"{path} is empty (0 bytes): get a whole copy of it or leave it out")
-    png_bits = _png_bits(data)
+    is_png = data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR" and len(data) > 24
+    png_bits = data[24] if is_png else None  # Pillow reads 16-bit RGB as 8-bit without a warning
     if png_bits == 16:
         raise UserError(f"{path} has 16 bits a channel, of which half would be lost: convert it to 8 bits first")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            _refuse_by_header(path, image)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(
+                    f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}: cut it into parts first"
+                )
+            # Not JPEG: a telephone's photograph with a depth or brightness map counts as several frames.
+            if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+                raise UserError(f"{path} is animated: save the frames as single images first")
             if image.format == "PNG":
                 # Loading alone passes over wrong checksums.
                 Image.open(io.BytesIO(data), formats=("PNG",)).verify()
             image.load()  # now, so that later steps never meet broken pixels
             return _to_image(image, png_bits)
-    except (_Refused, MemoryError):
+    except (UserError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not a PNG, JPEG or WebP image, or its start is broken: convert it") from error
@@ -93,12 +91,10 @@ def read_image(path: Path) -> DecodedImage:
 
 
 def write_image(path: Path, rgb: np.ndarray, like: DecodedImage | None = None) -> None:
-    """Write `rgb`, uint8 (H, W, 3), in the format that the suffix of `path` names, making its folder where needed.
+    """Write `rgb`, uint8 (H, W, 3), atomically, in the format of the suffix of `path`; makes its folder.
 
-    `like`, of the same height and width, gives alpha, grayscale (saved as the average of the three channels, rounded)
-    and the ICC profile, which is left out where it is for another number of channels than the file has.
-    PNG and WebP are lossless, JPEG has quality 95 and 4:4:4. The file appears whole or not at all, and replaces an
-    older one. UserError: as check_writable. OSError: the disk.
+    `like`, of the same height and width, gives alpha, grayscale (the rounded average of the channels) and the ICC
+    profile, if it is for the file's channels. PNG and WebP are lossless. UserError: as check_writable.
     """
     assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3, f"{rgb.dtype} {rgb.shape}"
     alpha = None if like is None else like.alpha
@@ -107,7 +103,9 @@ def write_image(path: Path, rgb: np.ndarray, like: DecodedImage | None = None) -
     file_format = _FORMATS[path.suffix.lower()]
 
     grayscale = like is not None and like.grayscale
-    image = Image.fromarray(_average(rgb) if grayscale else rgb)
+    if grayscale:
+        rgb = ((rgb.sum(axis=2, dtype=np.uint16) + 1) // 3).astype(np.uint8)  # rounded to the nearest
+    image = Image.fromarray(rgb)
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
     profile = None if like is None else like.icc_profile
@@ -117,7 +115,14 @@ def write_image(path: Path, rgb: np.ndarray, like: DecodedImage | None = None) -
 
     encoded = io.BytesIO()
     image.save(encoded, file_format, icc_profile=profile, **_OPTIONS[file_format])
-    _write_atomically(path, encoded.getbuffer())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Hidden, so that list_images never sees it, and in the same folder, so that os.replace is a rename.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(encoded.getbuffer())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, height: int, width: int, *, has_alpha: bool) -> None:
@@ -127,12 +132,11 @@ def check_writable(path: Path, height: int, width: int, *, has_alpha: bool) -> N
     """
     file_format = _FORMATS.get(path.suffix.lower())
     if file_format is None:
-        raise UserError(_suffix_problem(path))
+        raise UserError(_SUFFIX_PROBLEM.format(path))
     problems = []
     if has_alpha and file_format == "JPEG":
         problems.append(f"{path} cannot hold the input's transparency: write to .png or .webp")
-    if max(height, width) > _MAX_SIDE[file_format]:
-        limit = _MAX_SIDE[file_format]
+    if max(height, width) > (limit := _MAX_SIDE[file_format]):
         problems.append(f"{path} would be {width} x {height}, but {file_format} ends at {limit} pixels: write to .png")
     _raise_all(problems)
 
@@ -145,16 +149,15 @@ def list_images(folder: Path) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if _is_image_name(name)]
-    return sorted(path for path in found if path.is_file())
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in _FORMATS and path.is_file())
 
 
 def plan_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Which file is read and where its result goes: [(input, output)], sorted by input; touches nothing.
+    """Pairs of input and output, sorted by input; writes nothing.
 
-    A file goes to a file, or under its own name into an existing folder; a folder to a folder, which need not exist,
-    with the same relative names. Names that differ only in case, or in how an accent is encoded, count as one, since
-    on many disks they are. UserError, with all problems: missing source, no images in it, unsupported suffix, an
+    A file goes to a file, or under its own name into an existing folder; a folder to a folder, with the same relative
+    names, which need not exist. UserError, with all problems: missing source, no images in it, unsupported suffix, an
     output that is an input or lies in the input folder, two inputs with one output, a file where a folder must be.
     """
     problems = []
@@ -166,30 +169,8 @@ def plan_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         pairs = [(source, target / source.name if target.is_dir() else target)]
         if not source.exists():
             problems.append(f"{source} does not exist: check its name")
-    problems += _place_problems(pairs)
-    problems += _overwrite_problems(source, target, pairs)
-    problems += _collision_problems(pairs)
-    _raise_all(problems)
+    _raise_all(problems + _path_problems(pairs) + _overwrite_problems(source, target, pairs))
     return pairs
-
-
-class _Refused(UserError):
-    """A readable image that is not restored."""
-
-
-def _png_bits(data: bytes) -> int | None:
-    """Bits a channel from a PNG's header, None for other files. Pillow gives 16-bit RGB as 8-bit without a word."""
-    is_png = data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR" and len(data) > 24
-    return data[24] if is_png else None
-
-
-def _refuse_by_header(path: Path, image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _Refused(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}: cut it into parts first")
-    # JPEG is not asked: a telephone's photograph with a depth or brightness map inside counts as several frames.
-    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise _Refused(f"{path} is animated: save the frames as single images first")
 
 
 def _to_image(image: Image.Image, png_bits: int | None) -> DecodedImage:
@@ -199,85 +180,49 @@ def _to_image(image: Image.Image, png_bits: int | None) -> DecodedImage:
         image.info["transparency"] *= 255 // (2**png_bits - 1)
     profile = None if image.mode == "CMYK" else image.info.get("icc_profile") or None
     has_alpha = image.has_transparency_data
-    upright = image.transpose(_UPRIGHT[turn]) if (turn := _orientation(image)) in _UPRIGHT else image
-    pixels = np.array(upright.convert("RGBA" if has_alpha else "RGB"))
+    with suppress(Exception):  # SyntaxError, struct.error, KeyError ...: a broken EXIF block leaves the pixels whole
+        ImageOps.exif_transpose(image, in_place=True)
+    pixels = np.array(image.convert("RGBA" if has_alpha else "RGB"))
     rgb = np.ascontiguousarray(pixels[:, :, :3])
     alpha = np.ascontiguousarray(pixels[:, :, 3]) if has_alpha else None
     return DecodedImage(rgb, alpha, grayscale, profile)
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where there is none or the EXIF block is broken, as viewers do."""
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # SyntaxError, struct.error, KeyError ...: the pixels are whole all the same
-        return 1
-
-
-def _average(rgb: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) -> uint8 (H, W), rounded to the nearest."""
-    return ((rgb.sum(axis=2, dtype=np.uint16) + 1) // 3).astype(np.uint8)
-
-
-def _write_atomically(path: Path, data: memoryview) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, so that list_images never sees it, and in the same folder, so that os.replace is a rename.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in _FORMATS
-
-
-def _suffix_problem(path: Path) -> str:
-    return f"{path} does not end in one of {_SUFFIXES}: give it such a name, or name an existing folder"
-
-
-def _place_problems(pairs: list[tuple[Path, Path]]) -> list[str]:
+def _path_problems(pairs: list[tuple[Path, Path]]) -> list[str]:
+    """Outputs that cannot be written, or that two inputs share."""
     problems = []
-    for _, output in pairs:
+    first: dict[Path, Path] = {}
+    for path, output in pairs:
         if output.suffix.lower() not in _FORMATS:
-            problems.append(_suffix_problem(output))
+            problems.append(_SUFFIX_PROBLEM.format(output))
         if output.is_dir():
             problems.append(f"{output} is a folder, but an image would be written there: choose another output")
         existing = next(parent for parent in output.parents if parent.exists())
         if not existing.is_dir():
             problems.append(f"{existing} is a file, but must be a folder: choose another output")
+        if (other := first.setdefault(_normalized(output), path)) != path:
+            problems.append(f"{other} and {path} would both become {output}: rename one")
     return problems
 
 
 def _overwrite_problems(source: Path, target: Path, pairs: list[tuple[Path, Path]]) -> list[str]:
     """Nothing is written over an input, nor into the input folder, where the next run would read it as an input."""
-    if _place(source) == _place(target):
+    if _normalized(source) == _normalized(target):
         return [f"{source} is both input and output: choose another output"]
-    inside = [output for _, output in pairs if _place(output).is_relative_to(_place(source))]
+    inside = [output for _, output in pairs if _normalized(output).is_relative_to(_normalized(source))]
     if inside and source.is_dir():
         return [f"{inside[0]} would lie in the input folder {source}: choose an output folder outside"]
-    inputs = {_place(path) for path, _ in pairs}
-    return [f"{output} is itself an input: choose another output" for _, output in pairs if _place(output) in inputs]
+    inputs = {_normalized(path) for path, _ in pairs}
+    return [
+        f"{output} is itself an input: choose another output" for _, output in pairs if _normalized(output) in inputs
+    ]
 
 
-def _collision_problems(pairs: list[tuple[Path, Path]]) -> list[str]:
-    problems = []
-    first: dict[Path, Path] = {}
-    for path, output in pairs:
-        other = first.setdefault(_place(output), path)
-        if other != path:
-            problems.append(f"{other} and {path} would both become {output}: rename one")
-    return problems
-
-
-def _place(path: Path) -> Path:
+def _normalized(path: Path) -> Path:
     """Equal for two paths that are, or on some disks would be, one file."""
     return Path(unicodedata.normalize("NFC", str(path.resolve())).casefold())
 
 
-def _raise_all(problems: Iterable[str]) -> None:
-    unique = list(dict.fromkeys(problems))
-    if unique:
-        raise UserError("; ".join(unique))
+def _raise_all(problems: list[str]) -> None:
+    if problems:
+        raise UserError("; ".join(dict.fromkeys(problems)))

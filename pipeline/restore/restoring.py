@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from infra.storage import UserError
 from irae.registry import MODELS
 from irae.restorer import activation_elements_per_pixel
-from pipeline.cli import ProgressLine, run_command
+from pipeline.cli import ProgressLine
 from pipeline.config.checks import USER_ERRORS
 from pipeline.data.pixels import to_pixels
 from pipeline.restore.config import RestoreConfig
@@ -21,10 +24,6 @@ from pipeline.runs.load import Trained, load_trained
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    import numpy as np
-
-
 BYTES_PER_PIXEL_AND_WIDTH = 24
 """Memory of a forward pass. IRAE: the widest layer has `width` channels at half the side; a few copies live at once.
 Other models: for each activation of the widest layer."""
@@ -32,7 +31,6 @@ Other models: for each activation of the widest layer."""
 
 def main(config: RestoreConfig) -> None:
     """Restore each image; UserError at the end names those that could not be restored."""
-
     pairs = plan_outputs(config.source, config.target)
     trained = load_trained(config.run, config.checkpoint)
     tile = tile_side(config, trained)
@@ -50,7 +48,11 @@ def main(config: RestoreConfig) -> None:
             except USER_ERRORS as error:
                 problems.append(str(error))
             line.update(len(rows) + len(problems))
-    write_metrics(config, rows, len(problems), trained.url)
+    metrics = config.metrics or (config.target / "metrics.json" if config.target.is_dir() else None)
+    if metrics:
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        content = {"run": trained.url, "restored": len(rows), "failed": len(problems), "images": rows}
+        metrics.write_text(json.dumps(content, indent=1))
     logger.info(f"restored {len(rows)} of {len(pairs)} image(s) into {config.target}")
     if problems:
         raise UserError("\n".join(problems))
@@ -58,7 +60,6 @@ def main(config: RestoreConfig) -> None:
 
 def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
     """Noise level for a model with a noise map: the given one, or the run's. UserError when neither is known."""
-
     if not MODELS[trained.model.model_name].needs_sigma:
         return None
     sigma = trained.config.task.sigma_255 if config.sigma_255 is None else config.sigma_255
@@ -72,42 +73,23 @@ def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
 def restore_file(
     trained: Trained, source: Path, target: Path, tile: int, overlap: int, sigma_255: float | None
 ) -> dict[str, Any]:
-    """Read, restore, write; returns a row for metrics.json."""
-
+    """Restore a file, in tiles when a side is longer than `tile`; returns a row for metrics.json."""
     begin = time.monotonic()
     image = read_image(source)
     height, width = image.rgb.shape[:2]
     check_writable(target, height, width, has_alpha=image.alpha is not None)
-    restored = restore_pixels(trained, image.rgb, tile, overlap, sigma_255)
-    write_image(target, restored, like=image)
-    return {
-        "source": str(source),
-        "target": str(target),
-        "height": height,
-        "width": width,
-        "elapsed_s": round(time.monotonic() - begin, 3),
-    }
-
-
-def restore_pixels(
-    trained: Trained, rgb: np.ndarray, tile: int, overlap: int, sigma_255: float | None = None
-) -> np.ndarray:
-    """uint8 (H, W, 3) to the same, restored; cut into tiles when a side is longer than `tile`."""
-    from functools import partial
-
-    import torch
-
     restore = partial(trained.model.restore, sigma_255=sigma_255)
-    image = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(trained.device).float() / 255
+    degraded = torch.from_numpy(image.rgb).permute(2, 0, 1)[None].to(trained.device).float() / 255
     with torch.inference_mode():
-        if max(rgb.shape[:2]) <= tile:
-            return to_pixels(restore(image))[0]
-        return to_pixels(restore_tiled(restore, image, tile, overlap))[0]
+        fits = max(height, width) <= tile
+        restored = restore(degraded) if fits else restore_tiled(restore, degraded, tile, overlap)
+        write_image(target, to_pixels(restored)[0], like=image)
+    elapsed_s = round(time.monotonic() - begin, 3)
+    return {"source": str(source), "target": str(target), "height": height, "width": width, "elapsed_s": elapsed_s}
 
 
 def tile_side(config: RestoreConfig, trained: Trained) -> int:
     """--tile, or the largest side that fits into half of the free memory and the model allows, px."""
-
     multiple = trained.model.side_multiple
     overlap = -(-config.overlap // multiple) * multiple
     if overlap != config.overlap:
@@ -122,10 +104,8 @@ def tile_side(config: RestoreConfig, trained: Trained) -> int:
     return config.tile
 
 
-def free_memory_bytes(device: Any) -> int:
-    """Free memory of the GPU, or of the machine (2 GiB where the system does not report it)."""
-    import torch
-
+def free_memory_bytes(device: torch.device) -> int:
+    """Free memory of the GPU, or of the machine (2 GiB where the operating system does not report it)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -133,15 +113,3 @@ def free_memory_bytes(device: Any) -> int:
     except OSError:
         return 2 << 30
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-
-
-def write_metrics(config: RestoreConfig, rows: list[dict[str, Any]], failed: int, run: str) -> None:
-    """Write metrics.json: images, sizes, times."""
-    path = config.metrics or (config.target / "metrics.json" if config.target.is_dir() else None)
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"run": run, "restored": len(rows), "failed": failed, "images": rows}, indent=1))
-
-
-if __name__ == "__main__":
-    run_command(RestoreConfig, main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infra.storage import Storage, StorageError, UserError
+from infra.storage.parquet import read_parquet
 
 EVALUATIONS, METRICS, PER_IMAGE = "evaluations", "metrics.json", "per_image.parquet"
 NUMBERS = ("psnr_db_degraded", "psnr_db_restored", "ssim_degraded", "ssim_restored", "images", "image_size", "bits")
@@ -54,7 +53,7 @@ def read_evaluation(store: Storage) -> Evaluation | None:
     """None for a folder without metrics.json, which is written last. UserError for a damaged one."""
     try:
         metrics = json.loads(store.get(METRICS))
-        per_image = pq.read_table(io.BytesIO(store.get(PER_IMAGE))).to_pylist()
+        per_image = read_parquet(store, PER_IMAGE).to_pylist()
         missing = [name for name in NUMBERS if not isinstance(metrics.get(name), int | float)]
         missing += [name for name in TEXTS if not isinstance(metrics.get(name), str)]
         for name, kind in (("key", str), ("psnr_db_restored", float)):

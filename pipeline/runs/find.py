@@ -29,7 +29,7 @@ def find_run(run: str | None) -> str:
 
 
 def find_in(given: str | None, folder: str, marker: str, option: str, advice: str) -> str:
-    """URL of what was given (URL or name), or of the only thing below IRAE_STORE/folder that has the marker file."""
+    """URL of what was given (URL or name), or of the only folder below IRAE_STORE/folder with the marker file."""
     store = open_storage(join_url(store_url(), folder))
     if given is not None:
         return given if is_path_or_url(given) else store.at(given).url

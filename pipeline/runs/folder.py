@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.storage import Storage
-from infra.storage.parquet import read_table
+from infra.storage.parquet import read_parquet
 from pipeline.runs.checkpoints import Checkpoints, read_json, write_json
 
 METRICS, CONFIG = "metrics.parquet", "config.json"
@@ -36,7 +36,7 @@ class Run:
     def read_metrics(self, until_images: int) -> list[dict[str, Any]]:
         """Rows of metrics.parquet up to this number of images."""
         try:
-            rows = read_table(self.store.get(METRICS)).to_pylist()
+            rows = read_parquet(self.store, METRICS).to_pylist()
         except FileNotFoundError:
             return []
         return [row for row in rows if row["images_seen"] <= until_images]

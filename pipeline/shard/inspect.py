@@ -1,4 +1,4 @@
-"""What is in a data set: counts, sizes, protocol, how bright its images are, and a sheet to look at."""
+"""Summary of a data set: counts, sizes, protocol, brightness of its images, and a sheet of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from infra.storage import Storage
 from pipeline.runs.find import find_data, open_checked
 from pipeline.shard.config import InspectConfig
 from sharding.dataset import Dataset
-from sharding.write.degrade import NPY_HEADER_BYTES
+from sharding.tar import NPY_HEADER_BYTES
 
 HISTOGRAM_SHARDS = 8
-"""Means are taken of the images in so many shards, spread over the data set: 32 MiB each."""
+"""Number of shards, spread over the data set, whose images' means are shown: 32 MiB each."""
 BINS = 16
 BAR_WIDTH = 40
 TILE_PX = 128
@@ -25,7 +24,7 @@ GAP_PX, CAPTION_PX, LABEL_PX = 6, 22, 480
 
 
 def inspect(config: InspectConfig) -> None:
-    """Print the summary and write the sheet. ValueError when there is no data set."""
+    """Print the summary and write the sheet. Raises UserError when there is no data set."""
     dataset = Dataset.open(open_checked(find_data(config.data)))
     console = Console(highlight=False)
     console.print(summary(dataset))
@@ -37,7 +36,7 @@ def inspect(config: InspectConfig) -> None:
 
 
 def summary(dataset: Dataset) -> Table:
-    """Counts, sizes and everything that made the pixels."""
+    """Counts, sizes and everything that decided the pixels."""
     info = dataset.info
     table = Table(title=dataset.store.url, show_header=False, title_justify="left")
 
@@ -53,17 +52,14 @@ def summary(dataset: Dataset) -> Table:
     stored_bytes = sum(shard["bytes"] for shard in dataset.shards)
     add("shards", f"{len(dataset.shards)}, {stored_bytes / 1e6:,.1f} MB, up to {info['images_per_shard']} images each")
     add("seed", info["shuffle_seed"])
-    add("encoders", *(f"{name}: {_line(value)}" for name, value in info["encoders"].items()))
+    encoders = info["encoders"].items()
+    add("encoders", *(f"{name}: " + ", ".join(f"{k} {v}" for k, v in values.items()) for name, values in encoders))
     add("manifest", f"SHA-256 {dataset.sha256}")
     return table
 
 
-def _line(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
-
-
 def image_means(dataset: Dataset) -> tuple[np.ndarray, int]:
-    """Mean of each image of some shards, in [0, 1], and how many shards that were."""
+    """Mean of each image of some shards, in [0, 1], and the number of these shards."""
     count = min(HISTOGRAM_SHARDS, len(dataset.shards))
     chosen = np.linspace(0, len(dataset.shards) - 1, count).astype(int)
     means = []
@@ -76,7 +72,7 @@ def image_means(dataset: Dataset) -> tuple[np.ndarray, int]:
 
 
 def histogram(means: np.ndarray, title: str) -> Table:
-    """The means' distribution as bars."""
+    """Distribution of the means as bars."""
     table = Table(title=title, show_header=False, box=None, title_justify="left")
     counts, edges = np.histogram(means, BINS, (0, 1))
     for count, low, high in zip(counts, edges, edges[1:], strict=False):
@@ -100,25 +96,19 @@ def contact_sheet(dataset: Dataset, images: int) -> Image.Image:
     for number, row in enumerate(rows):
         top = CAPTION_PX + number * (tile + CAPTION_PX + GAP_PX)
         for column, pixels in enumerate(shown_fields(dataset, row)):
-            picture = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST)
-            sheet.paste(picture, (GAP_PX + column * (tile + GAP_PX), top))
+            shown = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(shown, (GAP_PX + column * (tile + GAP_PX), top))
         label = f"{row['split']}: {row['key']}" + ("" if row["label"] is None else f" (label {row['label']})")
         draw.text((GAP_PX, top + tile + CAPTION_PX / 2), label, fill="black", font=font, anchor="lm")
     return sheet
 
 
 def shown_fields(dataset: Dataset, row: dict[str, Any]) -> list[np.ndarray]:
-    """Each field of a sample as uint8 (H, W, 3); a mask as the clean image with white where it is missing."""
+    """Each field of a sample as uint8 (H, W, 3); a mask as the clean image with white holes."""
     name = dataset.shards[row["shard"]]["name"]
-    pixels = [
-        field_pixels(dataset.store, name, row[f"{field}_offset"], row[f"{field}_bytes"], extension)
-        for field, extension in dataset.fields.items()
-    ]
+    pixels = []
+    for field, extension in dataset.fields.items():
+        data = io.BytesIO(dataset.store.get(name, row[f"{field}_offset"], row[f"{field}_bytes"]))
+        pixels.append(np.load(data) if extension == "npy" else np.asarray(Image.open(data).convert("RGB")))
     clean = pixels[0]
     return [np.where(p[..., None] == 1, np.uint8(255), clean) if p.ndim == 2 else p for p in pixels]
-
-
-def field_pixels(store: Storage, name: str, offset: int, size: int, extension: str) -> np.ndarray:
-    """A stored field as an array, read from its place in the shard."""
-    data = io.BytesIO(store.get(name, offset, size))
-    return np.load(data, allow_pickle=False) if extension == "npy" else np.asarray(Image.open(data).convert("RGB"))

@@ -1,15 +1,17 @@
-"""python -m pipeline.shard: photographs -> WebDataset shards and a manifest on the store; verify and inspect them."""
+"""Photographs to a data set on a store: plan, make the missing shards, publish."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from infra.storage import Storage, UserError, open_storage
-from infra.storage.lease import Lease, hold_lease
+from infra.storage.lease import hold_lease
 from pipeline.cli import ProgressLine
 from pipeline.config.environment import cache_folder
 from pipeline.runs.find import data_url
@@ -20,7 +22,7 @@ from sharding.download import download
 from sharding.download.archives import ARCHIVES
 from sharding.sources import Source, open_source
 from sharding.write.degrade import encoder_settings, parse_degradations
-from sharding.write.pack import RECORDS, SampleSpec, ShardRecord, record_name
+from sharding.write.pack import RECORDS, SampleSpec, ShardRecord, clear_records, record_name
 from sharding.write.plan import Plan, default_images_per_shard, make_plan
 from sharding.write.resume import METRICS, QUARANTINE, ResumeState, find_finished_shards, reserve_destination
 
@@ -28,36 +30,36 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: ShardConfig) -> None:
-    """Plan, make what is missing, publish."""
-
+    """Make the data set, or what is missing or damaged of it."""
     spec = SampleSpec(tuple(parse_degradations(config.degrade)), config.bits, config.seed)
     root = download_source(config) if config.download else config.root
     source = open_source(config.source, root, config.size, **source_options(config))
     url = config.out or data_url(config.source)
     plan = plan_for(source, spec, config)
-    counts = {split: n for split, n in split_counts(plan).items() if n}
-    logger.info(f"data set {url}: {plan.image_count:,} images {counts}, {len(plan.shards)} shards, from {source.name}")
+    counts = Counter(shard.split for shard in plan.shards for _ in shard.images)
+    logger.info(
+        f"data set {url}: {counts.total():,} images {dict(counts)}, {len(plan.shards)} shards, from {source.name}"
+    )
     if config.dry_run:
         logger.info(json.dumps(plan.settings, indent=1))
         return
     store = open_storage(url)
     store.check()
-    with hold_lease(store) as lock:
-        make_dataset(source, plan, spec, store, lock, config)
+    with hold_lease(store) as lease:
+        make_dataset(Job(source, spec, store, lease), plan, config)
 
 
 def download_source(config: ShardConfig) -> Path:
-    """Fetch the published archives; the folder that then holds the images."""
-
+    """Fetch the published archives; returns the folder of the images."""
     folder = config.root or cache_folder() / "sources" / config.source
     logger.info(f"downloading {config.source} into {folder}")
-    total = sum(archive.size_bytes or 0 for archive in ARCHIVES.get(config.source, ()))
-    with ProgressLine("downloading", total, "bytes") as line:
-        return download(config.source, folder, lambda done, _: line.update(done))
+    total_bytes = sum(archive.size_bytes for archive in ARCHIVES.get(config.source, ()))
+    with ProgressLine("downloading", total_bytes, "bytes") as line:
+        return download(config.source, folder, line.update)
 
 
 def source_options(config: ShardConfig) -> dict[str, Any]:
-    """The options that only one source knows."""
+    """The options that belong to one source."""
     if config.source == "synthetic":
         return {
             "count_train": config.train_images,
@@ -70,8 +72,7 @@ def source_options(config: ShardConfig) -> dict[str, Any]:
 
 
 def plan_for(source: Source, spec: SampleSpec, config: ShardConfig) -> Plan:
-    """The plan of the data set: shards, and the settings that decide their bytes."""
-
+    """The plan of the data set: its shards, and the settings that decide their bytes."""
     settings = {
         "source": source.name,
         "preprocessing": source.settings(),
@@ -82,75 +83,58 @@ def plan_for(source: Source, spec: SampleSpec, config: ShardConfig) -> Plan:
     return make_plan(source.images(), settings, config.seed, per_shard)
 
 
-def split_counts(plan: Plan) -> dict[str, int]:
-    """Images of each split."""
-    counts: dict[str, int] = {}
-    for shard in plan.shards:
-        counts[shard.split] = counts.get(shard.split, 0) + len(shard.images)
-    return counts
-
-
-def make_dataset(
-    source: Source, plan: Plan, spec: SampleSpec, store: Storage, lock: Lease, config: ShardConfig
-) -> dict[str, Any]:
-    """Claim the place, make every shard that is not there yet, publish; returns dataset.json's content."""
-
-    encoders = encoder_settings()
+def make_dataset(job: Job, plan: Plan, config: ShardConfig) -> None:
+    """Reserve the destination, make every shard that is missing or damaged, publish."""
+    store, encoders = job.store, encoder_settings()
     reserve_destination(store, plan, encoders, config.overwrite)
-    for place in (store, store.at(RECORDS)):
-        place.sweep()
-    found = find_finished_shards(store, plan, config.deep)
-    if found.info is not None and not found.todo:
+    for folder in (store, store.at(RECORDS)):
+        folder.sweep()
+    found = find_finished_shards(store, plan, config.checksum)
+    info = found.info
+    if info is not None and not found.pending:
         logger.info(f"{store.url} is whole already ({len(plan.shards)} shards checked); nothing to do.")
     else:
-        make_missing(source, plan, spec, store, lock, config, found)
-    info = found.info
+        make_pending(job, plan, config, found)
     if info is None:
         details = {
-            "name": source.name,
-            "image_size": source.size,
+            "name": job.source.name,
+            "image_size": job.source.size,
             "plan_sha256": plan.sha256,
             **plan.settings,
             "encoders": encoders,
         }
-        lock.check()
-        parts = (ShardRecord.from_bytes(store.get(record_name(shard.name))) for shard in plan.shards)
-        info = publish(store, parts, details, spec.fields)
-    for entry in store.list(RECORDS):
-        store.delete(entry.name)
+        job.lease.check()
+        records = (ShardRecord.from_bytes(store.get(record_name(shard.name))) for shard in plan.shards)
+        info = publish(store, records, details, job.spec.fields)
+    clear_records(store)
     stored_bytes = sum(shard["bytes"] for shard in info["shards"])
     logger.info(f"{store.url}/dataset.json: {info['manifest']['rows']:,} images, {stored_bytes / 1e6:,.1f} MB")
-    return info
 
 
-def make_missing(
-    source: Source, plan: Plan, spec: SampleSpec, store: Storage, lock: Lease, config: ShardConfig, found: ResumeState
-) -> None:
-    """Make the shards that are to do; metrics.json says how fast. ValueError for more unusable images than allowed."""
-
-    workers = choose_workers(config, len(found.todo))
+def make_pending(job: Job, plan: Plan, config: ShardConfig, found: ResumeState) -> None:
+    """Make the pending shards and write metrics.json. Raises UserError for more unusable images than allowed."""
+    workers = choose_workers(config, len(found.pending))
     how = "in this process" if workers is None else f"on Ray with {workers or 'all'} workers"
-    logger.info(f"{len(found.todo)} of {len(plan.shards)} shards to make, {how}")
-    job = Job(source, spec, store, lock, dict(found.sha256))
-    images, bad = sum(len(shard.images) for shard in found.todo), []
-    begin, done = time.monotonic(), 0
+    logger.info(f"{len(found.pending)} of {len(plan.shards)} shards to make, {how}")
+    job = replace(job, sha256=dict(found.sha256))
+    images, bad = sum(len(shard.images) for shard in found.pending), []
+    start_s, done = time.monotonic(), 0
     with ProgressLine("sharding", images, "images") as progress:
-        for made in make_shards(job, found.todo, workers):
+        for made in make_shards(job, found.pending, workers):
             done += made.images
             bad += made.bad
-            progress.update(done, f"{done / (time.monotonic() - begin):,.0f} images/s")
-    elapsed_s = time.monotonic() - begin
+            progress.update(done, f"{done / (time.monotonic() - start_s):,.0f} images/s")
+    elapsed_s = time.monotonic() - start_s
     per_sec = done / max(elapsed_s, 1e-9)
     logger.info(f"{done:,} images in {elapsed_s:.1f} s, {per_sec:,.0f} images/s")
     metrics = {"images": done, "elapsed_s": elapsed_s, "images_per_sec": per_sec, "unusable": len(bad)}
-    store.put(METRICS, json.dumps({**metrics, "shards": len(found.todo), "workers": workers}, indent=1).encode())
+    job.store.put(METRICS, json.dumps({**metrics, "shards": len(found.pending), "workers": workers}, indent=1).encode())
     if found.info is None:
-        refuse_bad(store, bad, config.max_bad)
+        check_bad(job.store, bad, config.max_bad)
 
 
-def refuse_bad(store: Storage, bad: list[dict[str, str]], max_bad: int) -> None:
-    """Write the quarantine report; ValueError when more images were unusable than allowed."""
-
+def check_bad(store: Storage, bad: list[dict[str, str]], max_bad: int) -> None:
+    """Write quarantine.json. Raises UserError when more than `max_bad` images are unusable."""
     if not bad:
         store.delete(QUARANTINE)
         return
@@ -160,6 +144,6 @@ def refuse_bad(store: Storage, bad: list[dict[str, str]], max_bad: int) -> None:
         logger.info(f"unusable: {entry['file']}: {entry['reason']}")
     if len(bad) > max_bad:
         raise UserError(
-            f"{len(bad)} images are unusable and --max-bad is {max_bad}; mend them, or allow them with --max-bad "
+            f"{len(bad)} images are unusable and --max-bad is {max_bad}; fix them, or allow them with --max-bad "
             f"{len(bad)} (all are listed in {store.url}/{QUARANTINE})."
         )

@@ -30,6 +30,7 @@ from pipeline.config.environment import cache_folder
 from pipeline.config.train import TrainConfig
 from pipeline.data.augment import augment
 from pipeline.data.pairs import Pairs, make_pairs
+from pipeline.data.pinned import pinned_array
 from pipeline.train.budget import BudgetTimer
 from pipeline.train.distributed import FlatGradientBucket, PeerFailedError, ProcessGroup
 from pipeline.train.prepare import Training
@@ -37,7 +38,7 @@ from pipeline.train.schedule import learning_rate, make_schedule
 from pipeline.train.step import StepResult, autocast, resolve_precision, train_step
 from pipeline.train.tensorboard import TensorBoardWriter
 from pipeline.train.validate import validate
-from sharding import Batch, Loader, ReaderState, ShardReader
+from sharding import Batch, Loader, ShardReader
 
 LogMetrics = Callable[[dict[str, Any]], None]
 AssertLeaseHeld = Callable[[], object]
@@ -78,10 +79,7 @@ def train(
 
 
 class Trainer:
-    """Model, optimizer, EMA, loader and timers of one worker.
-
-    Making one reads the storage and may raise UserError; it takes part in no collective.
-    """
+    """Model, optimizer, EMA, loader and timers of one worker. Made from the storage (UserError); no collectives."""
 
     def __init__(
         self,
@@ -94,7 +92,8 @@ class Trainer:
         self.dataset, self.run = training.dataset, training.run
         self.group, self.log_metrics, self.assert_lease_held = group, log_metrics, assert_lease_held
         self.reader, self.val_reader = (
-            ShardReader(self.dataset, split, cache_folder(), fields=config.task.fields) for split in ("train", "val")
+            ShardReader(self.dataset, split, cache_folder(), fields=config.task.fields, allocate=pinned_array)
+            for split in ("train", "val")
         )
         self.precision = resolve_precision(config.model.precision, group.device)
         self.schedule = make_schedule(config)
@@ -115,20 +114,27 @@ class Trainer:
     def _start_or_resume(self) -> Loader:
         """Weights and state of the newest checkpoint, or weights initialised from the global first batch."""
         checkpoint = self.run.checkpoints.newest()
+        loader = Loader(
+            self.reader,
+            global_batch_size=self.config.optimization.global_batch_size,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
+            seed=self.config.seed,
+            drop_last=self.config.data.drop_last,
+            shuffle_window_shards=self.config.data.shuffle_window_shards,
+            num_canonical_partitions=self.config.data.num_canonical_partitions,
+        )
         if checkpoint is None:
-            loader = self._make_loader(None)
-            first = loader.order.global_batch_at(0)
+            first = loader.sampler.global_batch_at(0)
             batch = replace(self.reader.read(first.sample), epoch=first.epoch)
             self.model.initialise(self.pairs(batch).degraded)
             self._start_ema()
             return loader
         state, files = checkpoint.state, checkpoint.files
         try:
-            loader = self._make_loader(ReaderState.from_json(state))
+            loader.load_state_dict(state)
         except UserError as error:
-            raise UserError(
-                f"the run {self.run.url} cannot be resumed with {self.dataset.store.url}: {error}"
-            ) from None
+            raise UserError(f"{self.run.url} cannot be resumed with {self.dataset.store.url}: {error}") from None
         load_weights(self.model, files)
         self._start_ema()
         raw_weights = files.get(RAW_WEIGHTS) or files.get(RAW_WEIGHTS_BEFORE)
@@ -150,19 +156,6 @@ class Trainer:
     def _ema_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are validated and kept."""
         return self.ema.swapped_in() if self.ema else nullcontext()
-
-    def _make_loader(self, state: ReaderState | None) -> Loader:
-        return Loader(
-            self.reader,
-            global_batch_size=self.config.optimization.global_batch_size,
-            rank=self.group.rank,
-            world_size=self.group.world_size,
-            seed=self.config.seed,
-            state=state,
-            drop_last=self.config.data.drop_last,
-            shuffle_window_shards=self.config.data.shuffle_window_shards,
-            num_canonical_partitions=self.config.data.num_canonical_partitions,
-        )
 
     def broadcast_weights(self) -> None:
         """Give every worker rank 0's weights and EMA."""
@@ -196,16 +189,13 @@ class Trainer:
         max_s = 60 * (self.config.budget.max_minutes or float("inf"))
         return self.schedule.finished or self.is_at_max_images or self.timer.train_s >= max_s
 
-    @property
-    def is_validated(self) -> bool:
-        """Whether there is a validation of the present weights: not when a run was killed just before it."""
-        return any(r["images_seen"] == self.images_seen and r.get("val_psnr_db") is not None for r in self.rows)
-
     def train(self) -> None:
         """Step after step, to the end of the schedule or the budget."""
         self.timer.start()
         stop = self.is_finished
-        if stop and self.images_seen and not self.is_validated:
+        # A run that was killed just before its last validation lacks one of the present weights.
+        last = (row for row in self.rows if row["images_seen"] == self.images_seen)
+        if stop and self.images_seen and all(row.get("val_psnr_db") is None for row in last):
             self._save(self._validate(epoch_ended=False))
         while not stop:
             # Step.
@@ -216,7 +206,7 @@ class Trainer:
                 self.ema.update(self.config.optimization.global_batch_size, self.images_seen)
             self.timer.count(self.config.optimization.global_batch_size, result.loss)
             # Validate.
-            epoch_ended = self.images_seen // self.loader.order.images_per_epoch > self.schedule.epoch
+            epoch_ended = self.images_seen // self.loader.sampler.images_per_epoch > self.schedule.epoch
             validate_now = self._should_validate(epoch_ended)
             stop = bool(result.flags["stop"]) or self.is_at_max_images
             best = self._validate(epoch_ended) if validate_now or stop else None
@@ -291,21 +281,22 @@ class Trainer:
         not differ from one that was never stopped.
         """
         with self.timer.excluded(), self._ema_weights():
-            found = validate(self.model, self.val_reader, self.config, self.dataset.bits, self.group, self.precision)
-        psnr_db = found.figures["val_psnr_db"]
+            bits, precision = self.dataset.bits, self.precision
+            figures, images = validate(self.model, self.val_reader, self.config, bits, self.group, precision)
+        psnr_db = figures["val_psnr_db"]
         is_best = psnr_db > self.schedule.best_psnr_db
         if epoch_ended:
             self.schedule.end_epoch(psnr_db)
-        self._log(found.figures)
+        self._log(figures)
         if self.board:
-            self.board.add_images(found.images, self.images_seen)
+            self.board.add_images(images, self.images_seen)
         return psnr_db if is_best else None
 
     def _log(self, values: dict[str, float]) -> None:
         """One row of metrics: shown now, in the run's folder with the next checkpoint."""
         row = {
             "images_seen": self.images_seen,
-            "epoch": self.images_seen / self.loader.order.images_per_epoch,
+            "epoch": self.images_seen / self.loader.sampler.images_per_epoch,
             "lr": self.lr,
             **self.timer.rates(self.group.world_size),
             **values,
@@ -335,7 +326,7 @@ class Trainer:
         if self.ema:
             files[RAW_WEIGHTS] = tensors_to_bytes(self.model.state_dict())
         files[OPTIMIZER] = optimizer_to_bytes(self.optimizer, self.names)
-        state = {**self.loader.state().to_json(), "train_s": self.timer.train_s, "schedule": self.schedule.state_dict()}
+        state = {**self.loader.state_dict(), "train_s": self.timer.train_s, "schedule": self.schedule.state_dict()}
         checkpoints = self.run.checkpoints
         name = checkpoints.save(files, state)
         if best_psnr_db is not None:

@@ -14,7 +14,7 @@ from pipeline.train.distributed import FlatGradientBucket, ProcessGroup
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, the same on every worker."""
+    """Result of a step, the same on every worker."""
 
     loss: float
     """Mean absolute error over the global batch."""
@@ -60,7 +60,7 @@ def train_step(
     if result.finite and not flags["failed"]:
         gradients.gradients.mul_(torch.clamp(clip_norm / (norm + 1e-6), max=1.0))
         optimizer.step()
-    gradients.clear()
+    gradients.buffer.zero_()
     return result
 
 

@@ -18,8 +18,8 @@ def run() -> None:
         config = dataclasses.replace(config, base=config.base.with_options(preset=defaults(arguments).preset))
     from infra.cluster import apply_settings, ray_address
 
-    apply_settings(starts_here=ray_address(config.base.cluster.nodes) is None)  # before `launch` imports Ray
-    from pipeline.tune.launch import main
+    apply_settings(starts_here=ray_address(config.base.cluster.nodes) is None)  # before `search` imports Ray
+    from pipeline.tune.search import main
 
     main(config)
 

@@ -7,7 +7,6 @@ import json
 import logging
 import statistics
 import sys
-from typing import Any
 
 from optuna.trial import FrozenTrial
 from rich.console import Console
@@ -29,8 +28,6 @@ logger = logging.getLogger(__name__)
 PRESET, REPEATS = "best.json", "repeats"
 LOG_WIDTH = 160
 """Width of the table in a log file, characters."""
-FIGURES = ("images_seen", "parameters", "images_per_sec")
-"""Attributes of a trial that are columns of the table."""
 
 
 def write_best(config: BestConfig) -> None:
@@ -38,15 +35,19 @@ def write_best(config: BestConfig) -> None:
     folder = find_search(config.search)
     trial = chosen_trial(folder, config.trial)
     show_trials(folder)
-    best = config_of(folder, trial)
+    values = Run(open_storage(trial_url(folder.store.url, trial.number))).read_json(CONFIG)
+    assert values, "a trial's run has its configuration before it trains"
+    best = train_config(values)
     logger.info(f"trial {trial.number}: {psnr_db(trial):.2f} dB with seed {best.seed}, once")
-    values = [psnr_db(trial), *psnr_with_other_seeds(folder, trial.number, best, config.repeats)]
-    if len(values) > 1:
+    psnrs = [psnr_db(trial), *psnr_with_other_seeds(folder, trial.number, best, config.repeats)]
+    if len(psnrs) > 1:
         logger.info(
-            f"trial {trial.number} with {len(values)} seeds: {statistics.mean(values):.2f} dB, standard deviation "
-            f"{statistics.stdev(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
+            f"trial {trial.number} with {len(psnrs)} seeds: {statistics.mean(psnrs):.2f} dB, standard deviation "
+            f"{statistics.stdev(psnrs):.2f} ({', '.join(f'{psnr:.2f}' for psnr in psnrs)})"
         )
-    text = json.dumps(preset_of(best, folder, trial), indent=1)
+    name = f"{folder.store.url.rstrip('/').rpartition('/')[2]}-best-{trial.number}"
+    preset = best.with_options(config=None, preset="best", name=name, out=None, ray=True, dry_run=False)
+    text = json.dumps(dataclasses.asdict(preset), indent=1)
     folder.store.put(PRESET, text.encode())
     config.out.write_text(text)
     logger.info(f"next: python -m pipeline.train --config {config.out}")
@@ -62,21 +63,6 @@ def chosen_trial(folder: StudyFolder, number: int | None) -> FrozenTrial:
     if number not in trials:
         raise UserError(f"--trial {number} is no finished trial; those are {', '.join(map(str, trials))}.")
     return trials[number]
-
-
-def config_of(folder: StudyFolder, trial: FrozenTrial) -> TrainConfig:
-    """The configuration that a trial was trained with."""
-    values = Run(open_storage(trial_url(folder.store.url, trial.number))).read_json(CONFIG)
-    assert values, "a trial's run has its configuration before it trains"
-    return train_config(values)
-
-
-def preset_of(best: TrainConfig, folder: StudyFolder, trial: FrozenTrial) -> dict[str, Any]:
-    """The configuration as a file for `pipeline.train --config`, with a name of its own."""
-    name = f"{folder.store.url.rstrip('/').rpartition('/')[2]}-best-{trial.number}"
-    return dataclasses.asdict(
-        best.with_options(config=None, preset="best", name=name, out=None, ray=True, dry_run=False)
-    )
 
 
 def psnr_with_other_seeds(folder: StudyFolder, number: int, best: TrainConfig, repeats: int) -> list[float]:
@@ -100,19 +86,15 @@ def psnr_with_other_seeds(folder: StudyFolder, number: int, best: TrainConfig, r
 
 def show_trials(folder: StudyFolder) -> None:
     """Print the table of all trials and write the plots."""
+    table = Table("trial", "state", "PSNR dB", "images", "parameters", "images/s", "hyperparameters")
+    table.title = folder.store.url
     trials = folder.study().get_trials(deepcopy=False)
-    columns = ("trial", "state", "PSNR dB", "images", "parameters", "images/s", "hyperparameters")
-    table = Table(*columns, title=folder.store.url)
     for trial in sorted(trials, key=lambda trial: -trial.values[0] if trial.values else 0.0):
-        table.add_row(*table_row(trial))
+        measured = trial.user_attrs
+        value = f"{trial.values[0]:.2f}" if trial.values else ""
+        names = ("images_seen", "parameters", "images_per_sec")
+        figures = [f"{measured[name]:,.0f}" if name in measured else "" for name in names]
+        reason = f": {measured[REASON]}" if REASON in measured else ""
+        table.add_row(str(trial.number), state_text(trial.state), value, *figures, describe(trial.params) + reason)
     Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(table)
     logger.info(f"plots: {write_plots(folder)}")
-
-
-def table_row(trial: FrozenTrial) -> list[str]:
-    """Cells of a trial."""
-    attributes = trial.user_attrs
-    figures = [f"{attributes[name]:,.0f}" if name in attributes else "" for name in FIGURES]
-    reason = f": {attributes[REASON]}" if REASON in attributes else ""
-    value = f"{trial.values[0]:.2f}" if trial.values else ""
-    return [str(trial.number), state_text(trial.state), value, *figures, describe(trial.params) + reason]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,17 +14,13 @@ from pipeline.config.checks import check_minimum, raise_problems
 from pipeline.config.options import defaults
 from pipeline.config.train import LrSchedule, TrainConfig, flat_options
 
-SecondObjective = Literal["none", "parameters", "images-per-sec"]
 QUARTERS = 4
 """Validations of a trial, one at each quarter of its budget."""
-TRIAL_IMAGES = {"laptop": 3_000}
-"""Default budget of a trial, images, by preset."""
-TRIAL_IMAGES_OTHERS = 300_000
-"""Default budget of a trial, images, with any other preset."""
-NOT_IDENTITY = ("trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "memory_gb")
+TRIAL_IMAGES, TRIAL_IMAGES_LAPTOP = 300_000, 3_000
+"""Default budget of a trial, images: of most presets, and of the preset laptop."""
+NOT_IDENTITY = {"trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "memory_gb"}
+NOT_IDENTITY |= {"data", "out", "name", "nodes", "workers_per_node", "ray", "dry_run", "config"}
 """Options that may differ when a search is resumed."""
-NOT_IDENTITY_OF_BASE = ("data", "out", "name", "nodes", "workers_per_node", "ray", "dry_run", "config")
-"""Options of the base that may differ when a search is resumed."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class TuneConfig:
     """Global batch sizes to choose from."""
     trials: int = 12
     """Trials of the whole search, over all its resumptions."""
-    second_objective: SecondObjective = "none"
+    second_objective: Literal["none", "parameters", "images-per-sec"] = "none"
     """Objective beside PSNR, for a Pareto front: fewer parameters, or more images trained per second."""
     sampler: Literal["tpe", "random"] = "tpe"
     """Sampler of the hyperparameters: multivariate TPE (a model of the finished trials) or random."""
@@ -70,11 +67,6 @@ class TuneConfig:
     """Training configuration that all trials start from."""
 
     @property
-    def workers(self) -> int:
-        """Workers of one trial."""
-        return self.base.cluster.workers
-
-    @property
     def trial_images(self) -> int:
         """Budget of one trial, images."""
         assert self.base.budget.max_images
@@ -88,45 +80,31 @@ class TuneConfig:
         """Every mistake that shows without the data set, a sentence each."""
         problems = self.base.problems()
         check_minimum(problems, 1, trials=self.trials, concurrent=self.concurrent, cpus_per_trial=self.cpus_per_trial)
-        for name, (low, high), least in (
-            ("K-range", self.K_range, 1),
-            ("L-range", self.L_range, 1),
-            ("lr-range", self.lr_range, 1e-9),
-        ):
+        check_minimum(problems, 0, gpus_per_trial=self.gpus_per_trial)
+        ranges = (("K", self.K_range, 1), ("L", self.L_range, 1), ("lr", self.lr_range, 1e-9))
+        for name, (low, high), least in ranges:
             if low > high:
-                problems.append(f"--{name} {low:g} {high:g} is the wrong way round; give the lower bound first.")
+                problems.append(f"--{name}-range {low:g} {high:g} is the wrong way round; give the lower bound first.")
             if low < least:
-                problems.append(f"--{name} begins at {low:g}, but must begin at {least:g} or above.")
-        if not self.is_irae:
-            problems += [
-                f"--{option} is for --model irae; leave it out with {self.base.model.name}."
-                for option, values in (("widths", self.widths), ("scale-mins", self.scale_mins))
-                if values
-            ]
+                problems.append(f"--{name}-range begins at {low:g}, but must begin at {least:g} or above.")
         if not self.lr_schedules:
             problems.append(f"--lr-schedules is empty; name one or more of {', '.join(get_args(LrSchedule))}.")
-        for values, option in ((self.widths, "widths"), (self.batches, "batches")):
-            problems += [f"--{option} holds {value}, but must be at least 1." for value in values if value < 1]
-        problems += [
-            f"--scale-mins holds {m}, but must be from 0 to below 1." for m in self.scale_mins if not 0 <= m < 1
-        ]
-        if self.is_one_point:
+        choices = {"widths": self.widths, "scale-mins": self.scale_mins, "batches": self.batches}
+        for option, values in choices.items():
+            if option != "batches" and values and not self.is_irae:
+                problems.append(f"--{option} is for --model irae; leave it out with {self.base.model.name}.")
+            if option != "scale-mins":
+                problems += [f"--{option} holds {value}, but must be at least 1." for value in values if value < 1]
+            elif any(not 0 <= value < 1 for value in values):
+                problems.append(f"--scale-mins is {values}, but each must be from 0 to below 1.")
+        varies = any(low < high for name, (low, high), _ in ranges if self.is_irae or name == "lr")
+        if not varies and max(map(len, choices.values())) <= 1 and not {*self.lr_schedules} - {"constant"}:
             problems.append("the search space holds one point only: widen --K-range, --L-range or --lr-range.")
         if not self.base.budget.max_images or self.base.budget.max_minutes:
             problems.append("trials are compared at equal numbers of images: give --max-images, and no --max-minutes.")
-        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
-            problems.append(f"--gpus-per-trial is {self.gpus_per_trial:g}, but must be at least 0.")
         if self.memory_gb is not None and self.memory_gb <= 0:
             problems.append(f"--memory-gb is {self.memory_gb:g}, but must be above 0.")
         return problems
-
-    @property
-    def is_one_point(self) -> bool:
-        """Whether no hyperparameter varies."""
-        ranges = [self.lr_range, *((self.K_range, self.L_range) if self.is_irae else ())]
-        choices = (self.widths, self.batches, self.scale_mins)
-        schedules = set(self.lr_schedules) - {"constant"}
-        return all(low == high for low, high in ranges) and max(map(len, choices)) <= 1 and not schedules
 
     def identity(self) -> dict[str, Any]:
         """Content of search.json: the space, and the base."""
@@ -136,11 +114,9 @@ class TuneConfig:
 def comparable(identity: dict[str, Any]) -> dict[str, Any]:
     """The options in a search.json of any version that must be equal when the search is resumed, in today's names."""
     base = {**TrainConfig().options(), **flat_options(identity["base"])}
-    return {
-        **identity,
-        "second_objective": identity.get("against", identity.get("second_objective")),
-        "base": {name: value for name, value in base.items() if name not in NOT_IDENTITY_OF_BASE},
-    }
+    options = {"second_objective": identity.get("against"), **identity, **base}
+    compared = {*options} - NOT_IDENTITY - {"base", "against"}
+    return json.loads(json.dumps({name: options[name] for name in sorted(compared)}))
 
 
 @dataclass(frozen=True)
@@ -171,13 +147,9 @@ class DashboardConfig:
     port: int = 8080
     """Port on 127.0.0.1. To look from another machine: `ssh -L 8080:127.0.0.1:8080 MACHINE`."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise_problems([f"--port is {self.port}, but must be from 1 to 65535."])
-
 
 def base_defaults(arguments: list[str]) -> TuneConfig:
     """The preset, or --config, as the base of all trials, with the budget of a trial instead of a run's."""
     base = defaults(arguments)
-    images = base.budget.max_images or TRIAL_IMAGES.get(base.preset, TRIAL_IMAGES_OTHERS)
+    images = base.budget.max_images or (TRIAL_IMAGES_LAPTOP if base.preset == "laptop" else TRIAL_IMAGES)
     return TuneConfig(base=base.with_options(max_minutes=None, max_images=images, name=None))

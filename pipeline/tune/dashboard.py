@@ -44,8 +44,8 @@ def serve(config: DashboardConfig) -> None:
     application = optuna_dashboard.wsgi(folder.storage())
     try:
         server = make_server(LOOPBACK, port, application, ThreadingServer, QuietHandler)
-    except OSError as error:
-        raise UserError(f"port {port} cannot be opened ({error.strerror}); choose another --port.") from None
+    except (OSError, OverflowError) as error:
+        raise UserError(f"port {port} cannot be opened ({error}); choose another --port.") from None
     if folder.is_remote:
         threading.Thread(target=follow, args=(folder,), daemon=True).start()
     logger.info(f"dashboard    http://{LOOPBACK}:{port}/dashboard/studies/0  (Ctrl-C stops it)")

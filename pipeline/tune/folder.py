@@ -18,8 +18,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from infra.storage import Storage, UserError, join_url
-from pipeline.config.environment import cache_folder, store_url
+from infra.storage import Storage, UserError
+from pipeline.config.environment import cache_folder
 from pipeline.runs.find import find_in, open_checked
 from pipeline.tune.config import comparable
 
@@ -30,11 +30,6 @@ REASON = "reason"
 """Attribute of a pruned or failed trial: why."""
 UPLOAD_INTERVAL_S = 10.0
 """Least time between two uploads of the journal while no trial starts or finishes."""
-
-
-def search_url(name: str) -> str:
-    """Default URL of a search of this name."""
-    return join_url(store_url(), SEARCHES, name)
 
 
 def find_search(search: str | None) -> StudyFolder:
@@ -70,7 +65,10 @@ class StudyFolder:
         if stored is None:
             self.journal.unlink(missing_ok=True)
             self.store.put(SEARCH, json.dumps(identity, indent=1).encode())
-        elif differing := _differing(comparable(stored), comparable(identity)):
+            return
+        old, new = comparable(stored), comparable(identity)
+        differing = [f"{key} was {old.get(key)!r} and is now {new[key]!r}" for key in new if old.get(key) != new[key]]
+        if differing:
             raise UserError(
                 f"the search {self.store.url} was started with other settings ({'; '.join(differing)}); repeat those "
                 "to resume it, or choose another --name."
@@ -112,18 +110,6 @@ class StudyFolder:
             return optuna.load_study(study_name=STUDY, storage=self.storage())
         except KeyError:
             raise UserError(f"the search {self.store.url} has no trial yet; let `pipeline.tune` run first.") from None
-
-
-def _differing(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Settings that differ, a clause each; nested settings are compared one by one."""
-    found: list[str] = []
-    for name, value in json.loads(json.dumps(current)).items():
-        before = stored.get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            found += _differing(before, value)
-        elif json.loads(json.dumps(before)) != value:
-            found.append(f"{name} was {before!r} and is now {value!r}")
-    return found
 
 
 def state_text(state: TrialState) -> str:

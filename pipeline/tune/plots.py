@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+import optuna
 import plotly.graph_objects as go
-from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.study import Study
-from optuna.trial import FrozenTrial
-from optuna.visualization import plot_optimization_history, plot_parallel_coordinate, plot_param_importances
+from optuna import visualization
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
-from infra.storage import UserError
 from pipeline.tune.folder import REPORT, StudyFolder, curve, state_text
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:16px system-ui,sans-serif;margin:2em auto;max-width:1100px}}h2{{margin-top:2em}}</style>
 <h1>{title}</h1><p>{summary}</p>{figures}</html>
 """
+PSNR = "PSNR (dB)"
 
 
 def write_plots(folder: StudyFolder) -> str:
     """Write the page to the search's folder; returns its URL."""
-    study = folder.study()
+    study = with_objectives(folder.study(), lambda trial: [psnr_db(trial)], False)
     parts: list[str] = []
     for title, plot in PLOTS.items():
         try:
@@ -41,6 +40,17 @@ def write_plots(folder: StudyFolder) -> str:
     return f"{folder.store.url}/{REPORT}"
 
 
+def with_objectives(study: Study, values: Callable[[FrozenTrial], list[float]], *minimized: bool) -> Study:
+    """In-memory copy with other objectives and all curves, for Optuna's own plots."""
+    directions = [StudyDirection.MINIMIZE if is_minimized else StudyDirection.MAXIMIZE for is_minimized in minimized]
+    copy = optuna.create_study(directions=directions)
+    for trial in study.get_trials():
+        trial.intermediate_values = curve(trial)
+        trial.values = values(trial) if trial.values else None
+        copy.add_trial(trial)
+    return copy
+
+
 def summary(study: Study) -> str:
     """Number of trials in each state, and the best PSNR."""
     trials = study.get_trials(deepcopy=False)
@@ -52,7 +62,7 @@ def summary(study: Study) -> str:
 
 def finished(study: Study) -> list[FrozenTrial]:
     """Trials that used up their budget."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def psnr_db(trial: FrozenTrial) -> float:
@@ -61,65 +71,33 @@ def psnr_db(trial: FrozenTrial) -> float:
     return trial.values[0]
 
 
-def history(study: Study) -> go.Figure:
-    several = len(study.directions) > 1  # without a target, Optuna adds the line of the best so far
-    return plot_optimization_history(study, target=psnr_db if several else None, target_name="PSNR (dB)")
-
-
 def importances(study: Study) -> go.Figure:
-    evaluator = PedAnovaImportanceEvaluator()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # few trials have a hyperparameter; the target's sign
-        return plot_param_importances(study, evaluator=evaluator, target=lambda t: -psnr_db(t), target_name="PSNR (dB)")
+        warnings.simplefilter("ignore", UserWarning)  # few trials have a hyperparameter
+        return visualization.plot_param_importances(study, target_name=PSNR)
 
 
-def psnr_versus(attribute: str, label: str, smaller_is_better: bool, study: Study) -> go.Figure:
-    """PSNR over another measurement of each finished trial, with the Pareto front."""
-    points = [(trial.user_attrs[attribute], psnr_db(trial), trial.number) for trial in finished(study)]
-    if not points:
-        raise UserError("no trial has finished.")
-    front = list(pareto(sorted(points, reverse=not smaller_is_better)))
-    figure = go.Figure()
-    for name, chosen, mode in (("trials", points, "markers"), ("Pareto front", front, "lines+markers")):
-        xs, ys, numbers = zip(*chosen, strict=True)
-        figure.add_scatter(x=xs, y=ys, mode=mode, name=name, text=[f"trial {number}" for number in numbers])
-    return figure.update_xaxes(title=label).update_yaxes(title="PSNR (dB)")
-
-
-def pareto(points: list[tuple[float, float, int]]) -> Iterator[tuple[float, float, int]]:
-    """Pareto front of points sorted from the best first coordinate to the worst: each has a higher second than all
-    before it."""
-    highest = float("-inf")
-    for point in points:
-        if point[1] > highest:
-            highest = point[1]
-            yield point
+def pareto(study: Study, attribute: str, label: str, is_minimized: bool) -> go.Figure:
+    """PSNR over another measurement of each finished trial."""
+    both = with_objectives(study, lambda trial: [trial.user_attrs[attribute], psnr_db(trial)], is_minimized, False)
+    return visualization.plot_pareto_front(both, target_names=[label, PSNR])
 
 
 def curves(study: Study) -> go.Figure:
-    """PSNR over images of every trial; a cross where it was pruned."""
-    figure = go.Figure()
-    for trial in study.get_trials(deepcopy=False):
-        points = curve(trial)
-        if not points:
-            continue
-        is_pruned = trial.state.name == "PRUNED"
-        figure.add_scatter(
-            x=[*points],
-            y=[*points.values()],
-            name=f"trial {trial.number}" + (" (pruned)" if is_pruned else ""),
-            mode="lines+markers",
-            marker={"symbol": ["circle"] * (len(points) - 1) + ["x" if is_pruned else "circle"], "size": 9},
-            line={"dash": "dot" if is_pruned else "solid"},
-        )
+    """PSNR over images of every trial, dotted where it was pruned."""
+    pruned = {f"Trial{trial.number}" for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))}
+    figure = visualization.plot_intermediate_values(study).update_layout(showlegend=True)
+    for line in figure.data:
+        if line.name in pruned:
+            line.update(name=f"{line.name} (pruned)", line={"dash": "dot"})
     return figure.update_xaxes(title="images seen").update_yaxes(title="best validation PSNR so far (dB)")
 
 
 PLOTS: dict[str, Callable[[Study], go.Figure]] = {
-    "Optimisation history": history,
+    "Optimisation history": lambda study: visualization.plot_optimization_history(study, target_name=PSNR),
     "Importance of the hyperparameters": importances,
-    "PSNR and parameters": functools.partial(psnr_versus, "parameters", "parameters", True),
-    "PSNR and speed": functools.partial(psnr_versus, "images_per_sec", "images trained per second", False),
+    "PSNR and parameters, with the Pareto front": lambda study: pareto(study, "parameters", "parameters", True),
+    "PSNR and speed, with the Pareto front": lambda study: pareto(study, "images_per_sec", "images per second", False),
     "Learning curves, with those pruned by ASHA": curves,
-    "Parallel coordinates": functools.partial(plot_parallel_coordinate, target=psnr_db, target_name="PSNR (dB)"),
+    "Parallel coordinates": lambda study: visualization.plot_parallel_coordinate(study, target_name=PSNR),
 }

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
 
+from infra.storage import join_url
 from pipeline.config.checks import USER_ERRORS, raise_problems
+from pipeline.config.environment import store_url
 from pipeline.runs.find import open_checked
-from pipeline.train.prepare import Training, dataset_problems
+from pipeline.train.prepare import dataset_problems
 from pipeline.train.prepare import resolve as resolve_base
 from pipeline.tune.config import TuneConfig
-from pipeline.tune.folder import StudyFolder, search_url
+from pipeline.tune.folder import SEARCHES, StudyFolder
+from pipeline.tune.space import choices, ranges
 from sharding.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Search:
-    """A search ready to start: resolved options, its folder, the opened data set."""
-
-    config: TuneConfig
-    folder: StudyFolder
-    dataset: Dataset
-
-
-def resolve(config: TuneConfig) -> Search:
-    """Open the data set and the search's folder. Raises UserError, with all problems at once, when options do not fit
-    them."""
-    problems, base, training = config.problems(), config.base, None
+def resolve(config: TuneConfig) -> tuple[TuneConfig, StudyFolder, Dataset]:
+    """Resolved options, the search's folder and the data set, opened. Raises UserError, with all problems at once."""
+    problems, base = config.problems(), config.base
     batches = config.batches or (base.optimization.global_batch_size,)
     largest = {"L": max(*config.L_range, base.model.irae.L)} if config.is_irae else {}
     try:
@@ -37,26 +29,26 @@ def resolve(config: TuneConfig) -> Search:
         for batch in batches[1:]:
             problems += dataset_problems(training.config.with_options(global_batch_size=batch), training.dataset)
     except USER_ERRORS as error:
-        problems += str(error).splitlines()
-    raise_problems(list(dict.fromkeys(problems)))
-    assert isinstance(training, Training) and training.config.name
-    resolved = training.config.options()
-    out = resolved["out"] if base.out else search_url(training.config.name)
-    base = base.with_options(data=resolved["data"], name=resolved["name"], out=out)
-    return Search(dataclasses.replace(config, base=base), StudyFolder(open_checked(out)), training.dataset)
+        raise_problems(list(dict.fromkeys([*problems, *str(error).splitlines()])))
+        raise
+    raise_problems(problems)
+    resolved = training.config
+    assert resolved.name and resolved.out
+    out = resolved.out if base.out else join_url(store_url(), SEARCHES, resolved.name)
+    base = base.with_options(data=resolved.data.url, name=resolved.name, out=out)
+    return dataclasses.replace(config, base=base), StudyFolder(open_checked(out)), training.dataset
 
 
 def log_plan(config: TuneConfig) -> None:
     """Log the search space, the budget and the objectives."""
     base = config.base
-    choices = {"width": config.widths, "scale-min": config.scale_mins, "batch": config.batches}
-    parts = [f"{name} of {', '.join(map(str, values))}" for name, values in choices.items() if values]
-    levels = f"K {config.K_range[0]} to {config.K_range[1]}, L {config.L_range[0]} to {config.L_range[1]}"
-    rates = f"lr {config.lr_range[0]:g} to {config.lr_range[1]:g} ({', '.join(config.lr_schedules)})"
+    space = {name: f"{low} to {high}" for name, (low, high) in ranges(config).items()}
+    space["lr"] = f"{config.lr_range[0]:g} to {config.lr_range[1]:g} ({', '.join(config.lr_schedules)})"
+    space |= {name: f"of {', '.join(map(str, values))}" for name, values in choices(config).items()}
     pruning = "pruned at a quarter or a half when in the lower half" if config.asha else "none is pruned"
     second = "" if config.second_objective == "none" else f" and {config.second_objective}"
     logger.info(f"data    {base.data.url}")
-    logger.info(f"space   {', '.join([levels if config.is_irae else base.model.name, rates, *parts])}")
+    logger.info(f"space   {base.model.name}: {', '.join(f'{name} {values}' for name, values in space.items())}")
     logger.info(
         f"trials  {config.trials} of {config.trial_images:,} images each, {pruning}; {config.sampler}, seed {base.seed}"
     )

@@ -31,20 +31,11 @@ from pipeline.tune.space import base_point, describe, suggest
 logger = logging.getLogger(__name__)
 
 PSNR, IMAGES, FINISHED, FAILURE = "val_psnr_db", "images_seen", "finished", "failure"
-OBJECTIVES = {"none": (), "parameters": ("parameters",), "images-per-sec": ("images_per_sec",)}
-DIRECTIONS = {
-    PSNR: StudyDirection.MAXIMIZE,
-    "parameters": StudyDirection.MINIMIZE,
-    "images_per_sec": StudyDirection.MAXIMIZE,
-}
+DIRECTIONS = {"parameters": StudyDirection.MINIMIZE}
+"""Directions of the objectives that are not maximized."""
 ATTRIBUTES = ("parameters", "images_per_sec", "images_seen", "peak_memory_mb")
 MAX_WORKER_FAILURES = 3
 """Restarts of a trial whose worker died, in one run of the search; after one more the trial has failed."""
-
-
-def metrics_of(config: TuneConfig) -> list[str]:
-    """The objectives, PSNR first."""
-    return [PSNR, *OBJECTIVES[config.second_objective]]
 
 
 def sampler_for(config: TuneConfig, number: int) -> BaseSampler:
@@ -79,16 +70,18 @@ class JournalSearch(Searcher):
         *,
         epochs: float,
         exceeds_memory: Callable[[dict[str, Any]], str | None],
-        show_progress: Callable[[int], None] | None = None,
+        show_progress: Callable[[int], object] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.folder, self.epochs = config, folder, epochs
         self.exceeds_memory, self.show_progress = exceeds_memory, show_progress
-        self.metrics, self.storage = metrics_of(config), folder.storage()
+        self.metrics, self.storage = [PSNR], folder.storage()
+        if config.second_objective != "none":
+            self.metrics.append(config.second_objective.replace("-", "_"))
         self.study = optuna.create_study(
             study_name=STUDY,
             storage=self.storage,
-            directions=[DIRECTIONS[metric] for metric in self.metrics],
+            directions=[DIRECTIONS.get(metric, StudyDirection.MAXIMIZE) for metric in self.metrics],
             load_if_exists=True,
         )
         self.study.set_metric_names(self.metrics)
@@ -140,14 +133,12 @@ class JournalSearch(Searcher):
         """Record a validation."""
         self._record(self.running[trial_id], result)
         self._upload(now=False)
-        self._show_progress()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record the trial's final state: complete, pruned by the scheduler, or failed."""
         trial = self.running.pop(trial_id)
         if error or not result:
-            reason = f"its worker died {MAX_WORKER_FAILURES + 1} times"
-            self._tell(trial, TrialState.FAIL, reason=reason)
+            self._tell(trial, TrialState.FAIL, reason=f"its worker died {MAX_WORKER_FAILURES + 1} times")
             return
         self._record(trial, result)
         if FAILURE in result:
@@ -178,7 +169,8 @@ class JournalSearch(Searcher):
         self._upload()
         result = f"{values[0]:.2f} dB" if values else f"{state_text(state)}, {reason}"
         logger.info(f"trial {trial.number}: {result} ({describe(trial.params)})")
-        self._show_progress()
+        if self.show_progress:
+            self.show_progress(self.finished_trials)
 
     def _upload(self, now: bool = True) -> None:
         """Upload the journal; where the store is away, the next event uploads it."""
@@ -186,10 +178,6 @@ class JournalSearch(Searcher):
             self.folder.upload(now)
         except StorageError as error:
             logger.warning(f"{error}; the search continues, and uploads its journal at the next event")
-
-    def _show_progress(self) -> None:
-        if self.show_progress:
-            self.show_progress(self.finished_trials)
 
 
 class ResumedASHA(ASHAScheduler):

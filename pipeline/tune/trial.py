@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,12 @@ from pipeline.config.checks import USER_ERRORS
 from pipeline.config.train import TrainConfig
 from pipeline.runs.folder import CONFIG, Run
 from pipeline.train.distributed import ProcessGroup, use_threads
-from pipeline.train.loop import train
+from pipeline.train.loop import LogMetrics, train
 from pipeline.tune.config import TuneConfig
 from pipeline.tune.space import trial_config
 
 TRACEBACK = "failure.txt"
 """Traceback of a failed trial, in its run's folder."""
-LogMetrics = Callable[[dict[str, Any]], None]
 
 
 def run_trial(point: dict[str, Any], *, tune_config: TuneConfig, search_url: str) -> None:
@@ -49,7 +47,7 @@ def run_trial(point: dict[str, Any], *, tune_config: TuneConfig, search_url: str
             tune.report(dict(result))
 
     try:
-        if tune_config.workers > 1:
+        if config.cluster.workers > 1:
             train_on_workers(config, log_metrics)
         else:
             use_threads(tune_config.cpus_per_trial)
@@ -93,24 +91,18 @@ def train_on_workers(config: TrainConfig, log_metrics: LogMetrics) -> None:
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)  # Ray may have given this process its modules in another way
     environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.tune.trial_driver"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    command, pipe = [sys.executable, "-m", "pipeline.tune.trial_driver"], subprocess.PIPE
+    driver = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
     assert driver.stdin and driver.stdout
     driver.stdin.write(json.dumps(dataclasses.asdict(config)) + "\n")
     driver.stdin.flush()
     try:
         for line in driver.stdout:
-            if not line.startswith("{"):
-                continue
-            message = json.loads(line)
-            if "error" in message:
-                raise UserError(message["error"])
-            log_metrics(message)
+            if line.startswith("{"):
+                message = json.loads(line)
+                if "error" in message:
+                    raise UserError(message["error"])
+                log_metrics(message)
         if driver.wait():
             raise RuntimeError(f"the driver of the trial's workers failed with exit code {driver.returncode}")
     finally:

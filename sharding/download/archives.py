@@ -1,4 +1,4 @@
-"""The archives in which data sets are published: where they are, and how to know that they are the right ones."""
+"""The published archives of data sets: URLs, sizes and MD5s."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class Archive:
     """One published file."""
 
     name: str
-    """Its name in the folder that it is downloaded into."""
+    """File name in the download folder."""
     url: str
     size_bytes: int
     md5: str
     page: str
-    """Where a person finds it."""
+    """Web page with a link to the file."""
     holds: str | None = None
-    """The folder in it that is unpacked, for a .tgz or .zip; None for a file that is used as it is."""
+    """Folder to unpack from a .tgz or .zip; None for a file that is used as it is."""
 
 
 ARCHIVES = {
-    # CelebA's authors keep it on Google Drive, which often sends a web page in place of a file that many ask for.
+    # CelebA is on Google Drive, which often sends a web page in place of a file in demand.
     "celeba": (
         Archive(
             "list_eval_partition.txt",

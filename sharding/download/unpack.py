@@ -1,4 +1,4 @@
-"""A published archive -> the folder in it, whole or not at all."""
+"""Unpacking of a published archive: its folder appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from infra.storage import UserError
 from sharding.download.archives import Archive
 
 MARKER = ".unpacked"
-"""In the unpacked folder: the MD5 of its archive. Written before the folder gets its name."""
+"""File in an unpacked folder with the MD5 of its archive."""
 
 
 def is_unpacked(archive: Archive, folder: Path) -> bool:
-    """Whether the folder of this very archive is there, whole. ValueError when another one has its name."""
+    """Whether the folder of this archive is there. Raises UserError when another one has its name."""
     assert archive.holds is not None
     target = folder / archive.holds
     if not target.exists():
@@ -25,48 +25,27 @@ def is_unpacked(archive: Archive, folder: Path) -> bool:
     if (target / MARKER).is_file() and (target / MARKER).read_text() == archive.md5:
         return True
     raise UserError(
-        f"{target} is there already, but not from {archive.name}: use it as it is by leaving out --download, or move "
+        f"{target} exists already, but not from {archive.name}: use it as it is by leaving out --download, or move "
         "it away."
     )
 
 
 def unpack(archive: Archive, folder: Path) -> None:
-    """Unpack the archive in `folder` there; only the folder `archive.holds` is kept.
-
-    What an interrupted call left is removed first. ValueError for an unsafe or unexpected content, OSError for a
-    full disk.
-    """
+    """Unpack the folder `archive.holds`. Raises UserError for an unreadable archive, OSError for a full disk."""
     assert archive.holds is not None
     path, work = folder / archive.name, folder / f".{archive.name}.unpacking"
-    if work.exists():
-        shutil.rmtree(work)
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError(f"unpacking {path.name} safely needs Python 3.10.12, 3.11.4 or newer: update Python.")
+    shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        if path.suffix == ".zip":
-            _unpack_zip(path, work)
-        else:
-            _unpack_tar(path, work)
+        # Neither writes outside of `work`: shutil skips such zip members, the filter refuses such tar members.
+        shutil.unpack_archive(path, work, filter=None if path.suffix == ".zip" else "data")
         if not (work / archive.holds).is_dir():
-            raise UserError(f"{path} holds no folder {archive.holds}: it is not the archive that was expected.")
+            raise UserError(f"{path} holds no folder {archive.holds}: it is not the expected archive.")
         (work / archive.holds / MARKER).write_text(archive.md5)
         os.rename(work / archive.holds, folder / archive.holds)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} cannot be unpacked ({error}): get it anew.") from error
+    except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{path} cannot be unpacked ({error}): download it again.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _unpack_tar(path: Path, work: Path) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise UserError(f"unpacking {path.name} safely needs Python 3.10.12 or newer: update Python.")
-    with tarfile.open(path, "r:gz") as tar:
-        tar.extractall(work, filter="data")
-
-
-def _unpack_zip(path: Path, work: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            # zipfile would mend such names; nothing honest has them.
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise zipfile.BadZipFile(f"{name!r} leads out of the folder")
-        archive.extractall(work)

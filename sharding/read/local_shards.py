@@ -1,19 +1,19 @@
-"""The shards of a data set as files of this machine: verified, in the cache or where a local store has them."""
+"""Shards as verified files of this machine: in the cache, or where a local store keeps them."""
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from infra.storage import UserError, open_storage
 from sharding.dataset import Dataset, Split
 from sharding.read.cache import Cache, map_file
 
 
 class LocalShards:
-    """Opens shards by their index in the data set. The cache folder is only used for a store that is not local."""
+    """Opens shards by their index in the data set. The cache folder is used only for a store that is not local."""
 
     def __init__(self, dataset: Dataset, split: Split, cache: Path, cache_bytes: int | None) -> None:
         self.dataset, self.split = dataset, split
@@ -22,24 +22,27 @@ class LocalShards:
 
     @property
     def limit_bytes(self) -> int | None:
-        """What the cache may hold, None when nothing has to be copied."""
+        """Capacity of the cache; None for a local store."""
         return self._cache.limit_bytes if self._cache else None
 
-    def holds(self, shard: int) -> bool:
+    def contains(self, shard: int) -> bool:
         """Whether the shard is on this machine's disk."""
-        return self._cache is None or self._cache.holds(self._cache_name(shard))
+        return self._cache is None or self._cache.contains(self._cache_name(shard))
 
     def open(self, shard: int) -> np.ndarray:
-        """The shard's bytes, memory-mapped, uint8. ValueError when it is missing, is not the one that dataset.json
-        names, or does not come."""
+        """The shard's bytes, memory-mapped, uint8.
+
+        Raises UserError when it is missing or its SHA-256 is not the one in dataset.json, StorageError when the store
+        does not answer.
+        """
         info = self.dataset.shards[shard]
         if self._cache:
             return self._cache.map(self._cache_name(shard), info["bytes"], partial(self._fetch, shard))
-        path = self.dataset.store.local_path(info["name"])
+        store, name = self.dataset.store, info["name"]
+        if (sha256 := store.sha256(name)) != info["sha256"]:
+            raise self._unusable(shard, sha256)
+        path = store.local_path(name)
         assert path is not None
-        found = file_sha256(path)
-        if found != info["sha256"]:
-            raise self._unusable(shard, found)
         return map_file(path)
 
     def _cache_name(self, shard: int) -> str:
@@ -48,35 +51,23 @@ class LocalShards:
     def _fetch(self, shard: int, path: Path) -> None:
         """Download and verify; a shard that arrives damaged is fetched once more."""
         info = self.dataset.shards[shard]
-        found = None
+        sha256 = None
         for _ in range(2):
             try:
                 self.dataset.store.get_file(info["name"], path)
             except FileNotFoundError:
                 break
-            found = file_sha256(path)
-            if found == info["sha256"]:
+            sha256 = open_storage(path.parent).sha256(path.name)
+            if sha256 == info["sha256"]:
                 return
-        raise self._unusable(shard, found)
+        raise self._unusable(shard, sha256)
 
-    def _unusable(self, shard: int, found: str | None) -> ValueError:
+    def _unusable(self, shard: int, sha256: str | None) -> UserError:
         info = self.dataset.shards[shard]
         keys = [self.split.keys[i] for i in np.flatnonzero(self.split.shard == shard)]
-        return ValueError(
+        return UserError(
             f"the shard {self.dataset.store.url}/{info['name']} is missing or damaged (SHA-256 "
-            f"{found[:12] if found else 'none'}, expected {info['sha256'][:12]}), and with it {len(keys)} samples: "
+            f"{sha256[:12] if sha256 else 'none'}, expected {info['sha256'][:12]}), and with it {len(keys)} samples: "
             f"{', '.join(keys[:3])}{', ...' * (len(keys) > 3)}; run the command that made the data set "
-            "again, with --checksum: it redoes damaged shards."
+            "again, with --checksum: it makes damaged shards again."
         )
-
-
-def file_sha256(path: Path) -> str | None:
-    """SHA-256 of a file's content, None when there is no file."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except FileNotFoundError:
-        return None
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Shards in the background: a few at a time, in the order in which they will be needed."""
+"""Background loading of shards: a few at a time, in the order in which they will be needed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 
 class ShardPrefetcher:
-    """Memory-mapped shards by index. `load` brings one; it runs in up to `threads` threads at a time.
+    """Memory-mapped shards by index, loaded by `load` in up to `threads` threads.
 
-    The threads are daemons and end when there is nothing to do: a download that hangs does not keep a process alive.
+    Daemon threads, not a ThreadPoolExecutor: a download that hangs must not keep the process alive.
     """
 
     def __init__(self, load: Callable[[int], np.ndarray], threads: int) -> None:
@@ -27,7 +27,7 @@ class ShardPrefetcher:
 
     @property
     def idle(self) -> bool:
-        """Whether a thread is free for one more."""
+        """Whether a thread is free."""
         with self._lock:
             return self._running < self._threads
 
@@ -36,8 +36,8 @@ class ShardPrefetcher:
         with self._lock:
             return [shard for shard, future in self._shards.items() if future.done()]
 
-    def ask(self, shard: int, urgent: bool = False) -> Future[np.ndarray]:
-        """Fetch the shard in its turn, or before all others; its bytes come with the result."""
+    def prefetch(self, shard: int, urgent: bool = False) -> Future[np.ndarray]:
+        """Queue the shard, or put it first in the queue; the result is its bytes."""
         with self._lock:
             future = self._shards.get(shard)
             if future is not None:
@@ -49,15 +49,15 @@ class ShardPrefetcher:
             (self._waiting.appendleft if urgent else self._waiting.append)(shard)
             if self._running < self._threads:
                 self._running += 1
-                threading.Thread(target=self._work, daemon=True, name="shard-fetch").start()
+                threading.Thread(target=self._work, daemon=True, name="shard-prefetch").start()
             return future
 
     def get(self, shard: int) -> np.ndarray:
-        """The shard's bytes, when they have come. Raises what `load` raised."""
-        return self.ask(shard, urgent=True).result()
+        """The shard's bytes; waits for them. Raises what `load` raised."""
+        return self.prefetch(shard, urgent=True).result()
 
-    def forget(self, shard: int) -> None:
-        """Unmap a shard that was loaded."""
+    def release(self, shard: int) -> None:
+        """Unmap a loaded shard."""
         with self._lock:
             self._shards.pop(shard, None)
 
@@ -73,6 +73,5 @@ class ShardPrefetcher:
                 future.set_result(self._load(shard))
                 self.loads += 1
             except BaseException as error:
-                # Who waits now hears of it. Who needs the shard later tries anew: the trouble may be over by then.
-                self.forget(shard)
+                self.release(shard)  # a later request tries again: the cause may be over by then
                 future.set_exception(error)

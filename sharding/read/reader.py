@@ -1,18 +1,16 @@
-"""Shards on the store to uint8 batches: verified once, kept in a local cache, memory-mapped, fetched ahead of time.
+"""Shards on the store to uint8 batches: verified, cached, memory-mapped and prefetched.
 
-One thread copies the pixels and a few fetch shards. More threads or processes would not be faster: a copy of a sample
-is one memcpy, and the fetching waits for the network and lets go of Python's lock while it hashes.
+One thread copies the pixels and a few fetch shards. More threads or processes would not be faster: copying a sample is
+one memcpy, and fetching waits for the network and releases the GIL while it hashes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import queue
-import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +18,25 @@ import numpy as np
 from infra.storage import UserError
 from sharding.dataset import Dataset
 from sharding.order import DeterministicSampler
-from sharding.read.batch import Batch
-from sharding.read.fields import FieldReader, open_field
+from sharding.read.fields import Batch, open_field
 from sharding.read.local_shards import LocalShards
 from sharding.read.prefetch import ShardPrefetcher
 
 FETCH_THREADS = 8
-LOOK_AHEAD_BATCHES = 256
-"""Batches, at most, whose shards are fetched before they are read."""
+PREFETCH_BATCHES = 256
+"""Most batches whose shards are prefetched."""
 Indices = Sequence[int] | np.ndarray
 
 
 class ShardReader:
     """Any samples of one split of a data set, in any order.
 
-    A shard's SHA-256 is compared with dataset.json before it is used. One from S3 is kept in `cache`, which may be
-    shared by all processes of a machine and holds at most `cache_bytes` (default: IRAE_CACHE_BYTES, or 80 % of the free
-    disk); one on a local store is used where it lies. Raises ValueError when a shard is damaged, missing or does not
-    come. `pin`: give batches in page-locked memory, for a faster copy to a GPU; default: when torch sees one.
+    A shard's SHA-256 is compared with dataset.json before it is used. A shard on S3 is kept in `cache`, which all
+    processes of a machine may share and which holds at most `cache_bytes` (default: IRAE_CACHE_BYTES, or 80 % of the
+    free disk); a shard on a local store is mapped where it is.
+
+    fields: names of the stored fields to read.
+    allocate: makes the uint8 arrays of a batch, of a given shape; for example page-locked ones.
     """
 
     def __init__(
@@ -49,39 +48,38 @@ class ShardReader:
         fields: Sequence[str] = ("clean",),
         cache_bytes: int | None = None,
         fetch_threads: int = FETCH_THREADS,
-        pin: bool | None = None,
+        allocate: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
     ) -> None:
         self.dataset = dataset
         self.split = dataset.split(split)
-        self.pin = _sees_gpu() if pin is None else pin
-        self._fields: dict[str, FieldReader] = {name: open_field(dataset, self.split, name) for name in fields}
-        self._files = LocalShards(dataset, self.split, cache, cache_bytes)
-        sizes = [dataset.shards[s]["bytes"] for s in np.unique(self.split.shard)]
-        if self._files.limit_bytes:  # what is being fetched must not push out what is being read
-            fetch_threads = max(1, min(fetch_threads, self._files.limit_bytes // (4 * max(sizes))))
-        self._shards = ShardPrefetcher(self._files.open, fetch_threads)
+        self._allocate = allocate
+        self._fields = {name: open_field(dataset, self.split, name) for name in fields}
+        self._local = LocalShards(dataset, self.split, cache, cache_bytes)
+        self._shard_bytes = [dataset.shards[s]["bytes"] for s in np.unique(self.split.shard)]
+        if self._local.limit_bytes:  # downloads in progress must not evict what is being read
+            fetch_threads = max(1, min(fetch_threads, self._local.limit_bytes // (4 * max(self._shard_bytes))))
+        self._shards = ShardPrefetcher(self._local.open, fetch_threads)
 
     def __len__(self) -> int:
         return len(self.split)
 
     def read(self, indices: Indices) -> Batch:
-        """The samples at these indices of the split."""
+        """The samples at these indices of the split. Raises UserError when a shard is damaged or unreachable."""
         rows = np.asarray(indices, np.int64)
         shards = self.split.shard[rows]
-        empty = _empty_pinned if self.pin else _empty
-        fields = {name: empty((len(rows), *field.shape)) for name, field in self._fields.items()}
-        # Shard by shard: of a split that does not fit the cache, one at a time has to be there.
+        fields = {name: self._allocate((len(rows), *field.shape)) for name, field in self._fields.items()}
+        # Shard by shard: a split that exceeds the cache needs one shard at a time.
         for shard in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == shard)
+            slots = np.flatnonzero(shards == shard)
             content = self._shards.get(shard)
             for name, field in self._fields.items():
-                field.copy(content, rows[places], fields[name], places)
+                field.copy(content, rows[slots], fields[name], slots)
         return Batch([self.split.keys[i] for i in rows.tolist()], fields)
 
     def batches(self, index_lists: Iterable[Indices], ahead: int = 2) -> Iterator[Batch]:
-        """`read` for each list of indices, up to `ahead` batches before they are asked for, in a thread.
+        """`read` for each list of indices in a background thread, up to `ahead` batches early.
 
-        Their shards are fetched further ahead: as far as fetching threads are free and half of the cache holds them.
+        Shards are prefetched further ahead, while a fetching thread is idle and half of the cache holds them.
         """
         results: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=ahead)
         stop = threading.Event()
@@ -95,12 +93,12 @@ class ShardReader:
 
         def work() -> None:
             try:
-                for indices in self._look_ahead(index_lists):
+                for indices in self._prefetched(index_lists):
                     if stop.is_set():
                         return
                     put(self.read(indices))
                 put(None)
-            except BaseException as error:  # handed to the consumer, who raises it
+            except BaseException as error:  # raised again by the consumer
                 put(error)
 
         thread = threading.Thread(target=work, daemon=True, name="shard-reader")
@@ -113,96 +111,58 @@ class ShardReader:
         finally:
             stop.set()
             with contextlib.suppress(queue.Empty):
-                results.get_nowait()  # a thread that waits to put goes on at once
-            thread.join(timeout=1)  # one that waits for a store that hangs ends by itself when the store's time is up
+                results.get_nowait()  # wakes a thread that waits to put
+            thread.join(timeout=1)  # a thread that waits for a hanging store ends at the store's own timeout
 
-    def order(
-        self,
-        seed: int,
-        global_batch_size: int,
-        *,
-        drop_last: bool = False,
-        shuffle_window_shards: int | None = None,
-        num_canonical_partitions: int = 1,
-    ) -> DeterministicSampler:
-        """The order of this split's samples; see DeterministicSampler."""
-        shards, samples = np.unique(self.split.shard, return_counts=True)
-        assert (np.diff(self.split.shard) >= 0).all(), "the samples of a shard lie together"
-        return DeterministicSampler(
-            len(self),
-            seed,
-            global_batch_size,
-            drop_last,
-            tuple(samples.tolist()),
-            shuffle_window_shards,
-            num_canonical_partitions,
-        )
-
-    def check_cache_size(self, order: DeterministicSampler, world_size: int) -> None:
-        """ValueError when shards would be fetched again and again, because too few of them fit the cache."""
-        if self._files.limit_bytes is None:
+    def check_cache_size(self, sampler: DeterministicSampler, world_size: int) -> None:
+        """Raise UserError when the cache is so small that shards would be fetched again and again."""
+        limit_bytes = self._local.limit_bytes
+        if limit_bytes is None:
             return
-        sizes = [self.dataset.shards[s]["bytes"] for s in np.unique(self.split.shard)]
-        needed = sum(sizes)
-        if order.windowed:  # of each partition that this rank reads, one window while the next one is fetched
-            mine = max(1, order.num_canonical_partitions // world_size)
-            all_of_one = -(-len(sizes) // order.num_canonical_partitions) + 1
-            needed = min(needed, mine * max(sizes) * min(2 * (order.shuffle_window_shards or len(sizes)), all_of_one))
-        if needed > self._files.limit_bytes:
+        needed_bytes, shards = sum(self._shard_bytes), len(self._shard_bytes)
+        if sampler.windowed:  # for each partition of this rank: the current window, and the next one in download
+            partitions = max(1, sampler.num_canonical_partitions // world_size)
+            most = -(-shards // sampler.num_canonical_partitions) + 1
+            in_use = min(2 * (sampler.shuffle_window_shards or shards), most)
+            needed_bytes = min(needed_bytes, partitions * max(self._shard_bytes) * in_use)
+        if needed_bytes > limit_bytes:
             raise UserError(
-                f"reading the split {self.split.name!r} in this order needs {needed:,} bytes of cache, but it may "
-                f"hold {self._files.limit_bytes:,}; raise IRAE_CACHE_BYTES, free some of the "
-                "disk, or read in windows of few shards (shuffle_window_shards)."
+                f"reading the split {self.split.name!r} in this order needs {needed_bytes:,} bytes of cache, but it "
+                f"may hold {limit_bytes:,}; raise IRAE_CACHE_BYTES, free some of the disk, or read in windows of few "
+                "shards (shuffle_window_shards)."
             )
 
-    def _look_ahead(self, index_lists: Iterable[Indices]) -> Iterator[Indices]:
-        """The lists as they come, after asking for the shards of as many of the next ones as there is room for."""
+    def _prefetched(self, index_lists: Iterable[Indices]) -> Iterator[Indices]:
+        """The lists as they are, after prefetching the shards of as many later ones as fit."""
         lists, pending, wanted = iter(index_lists), deque[tuple[Indices, list[int]]](), Counter[int]()
-        ended, loads = False, 0
+        exhausted, loads = False, 0
         while True:
-            while not ended and (not pending or self._may_look_on(len(pending), wanted)):
+            while not exhausted and (not pending or self._may_prefetch(len(pending), wanted)):
                 indices = next(lists, None)
                 if indices is None:
-                    ended = True
+                    exhausted = True
                     break
                 shards = np.unique(self.split.shard[np.asarray(indices, np.int64)]).tolist()
                 pending.append((indices, shards))
                 wanted.update(shards)
                 for shard in shards:
-                    self._shards.ask(shard)
+                    self._shards.prefetch(shard)
             if not pending:
                 return
             yield pending[0][0]
-            for shard in pending.popleft()[1]:
-                wanted[shard] -= 1
-                if not wanted[shard]:
-                    del wanted[shard]
+            wanted -= Counter(pending.popleft()[1])
             if self._shards.loads != loads:
                 loads = self._shards.loads
-                self._unmap_removed(wanted)
+                self._release_evicted(wanted)
 
-    def _may_look_on(self, pending: int, wanted: Counter[int]) -> bool:
-        if pending >= LOOK_AHEAD_BATCHES or not self._shards.idle:
+    def _may_prefetch(self, pending: int, wanted: Counter[int]) -> bool:
+        if pending >= PREFETCH_BATCHES or not self._shards.idle:
             return False
-        limit_bytes = self._files.limit_bytes
+        limit_bytes = self._local.limit_bytes
         return limit_bytes is None or 2 * sum(self.dataset.shards[s]["bytes"] for s in wanted) <= limit_bytes
 
-    def _unmap_removed(self, wanted: Counter[int]) -> None:
-        """Let go of shards that the cache has removed, or their room on the disk would never be free."""
+    def _release_evicted(self, wanted: Counter[int]) -> None:
+        """Unmap shards that the cache has evicted: a mapped file keeps its disk space."""
         for shard in self._shards.loaded():
-            if shard not in wanted and not self._files.holds(shard):
-                self._shards.forget(shard)
-
-
-def _sees_gpu() -> bool:
-    torch = sys.modules.get("torch")  # whoever uses one has imported it
-    return torch is not None and torch.cuda.is_available()
-
-
-def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8)
-
-
-def _empty_pinned(shape: tuple[int, ...]) -> np.ndarray:
-    torch = importlib.import_module("torch")
-    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+            if shard not in wanted and not self._local.contains(shard):
+                self._shards.release(shard)

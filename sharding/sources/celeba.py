@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 
 from infra.storage import UserError
-from sharding.sources import (
+from sharding.sources.base import (
     HASH_SPLIT,
-    HELD_OUT,
+    VAL_OF_TRAIN,
+    FileSource,
     SourceImage,
     check_choice,
     check_listed,
-    check_size,
+    examples,
     find_below,
     hash_split,
     image_names,
-    read_file,
     read_table,
     safe_key,
-    some,
     split_off_val,
 )
 from sharding.write.decode import crop_resize, decode_rgb
@@ -36,18 +35,11 @@ HQ_SPLITS = ("auto", "official", "released", "hash")
 
 
 @dataclass(frozen=True)
-class Celeba:
-    """Aligned CelebA, as its authors or as Kaggle publish it, with the official partition.
+class Celeba(FileSource):
+    """Aligned CelebA in its authors' or Kaggle's layout and partition. The centre crop is the paper's 148 of 178 px."""
 
-    The centre crop is the paper's: 148 of 178 px of width, and the same share of copies in another size.
-    """
-
-    root: Path
     size: int = 64
     name: str = field(default="celeba", init=False)
-
-    def __post_init__(self) -> None:
-        check_size(self.size)
 
     def settings(self) -> dict[str, Any]:
         return {"source": self.name, "size": self.size, "crop": "148/178 of the width", "split": "official"}
@@ -59,34 +51,30 @@ class Celeba:
         prefix = folder.relative_to(self.root).as_posix()
         return sorted(SourceImage(safe_key(file), f"{prefix}/{file}", split) for file, split in splits.items())
 
-    def read(self, image: SourceImage) -> bytes:
-        return read_file(self.root, image.file)
-
     def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        picture = decode_rgb(data)
-        return crop_resize(picture, round(148 * picture.width / 178), self.size)
+        photograph = decode_rgb(data)
+        return crop_resize(photograph, round(148 * photograph.width / 178), self.size)
 
 
 @dataclass(frozen=True)
-class CelebaHq:
+class CelebaHq(FileSource):
     """CelebA-HQ: one folder of square faces, whose names end in their number (0.jpg, 00000.png, imgHQ00000.png).
 
-    Splits: "official" are CelebA's, found by the mapping file and CelebA's partition beside the images; "released"
-    are those of the paper's code, which trains on train and val (a tenth of both is held out as val); "hash" is 90/5/5
-    by the hash of the key; "auto" is official where a mapping file is there, else hash.
+    Splits: "official" are CelebA's, by the mapping file and CelebA's partition beside the images; "released" are those
+    of the paper's code, which trains on train and val (a tenth of both is split off as val); "hash" is 90/5/5 by the
+    hash of the key; "auto" is official with a mapping file, else hash.
     """
 
-    root: Path
     size: int = 256
     split: str = "auto"
     name: str = field(default="celeba-hq", init=False)
 
     def __post_init__(self) -> None:
-        check_size(self.size)
+        super().__post_init__()
         check_choice("split", self.split, HQ_SPLITS)
 
     def settings(self) -> dict[str, Any]:
-        names = {"official": "official", "released": f"released; {HELD_OUT}", "hash": HASH_SPLIT}
+        names = {"official": "official", "released": f"released; {VAL_OF_TRAIN}", "hash": HASH_SPLIT}
         return {"source": self.name, "size": self.size, "crop": None, "split": names[self._rule()]}
 
     def images(self) -> list[SourceImage]:
@@ -102,12 +90,6 @@ class CelebaHq:
         images = sorted(SourceImage(safe_key(file), (below / file).as_posix(), splits[file]) for file in files)
         return split_off_val(images) if self._rule() == "released" else images
 
-    def read(self, image: SourceImage) -> bytes:
-        return read_file(self.root, image.file)
-
-    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        return crop_resize(decode_rgb(data), None, self.size)
-
     def _rule(self) -> str:
         if self.split != "auto":
             return self.split
@@ -120,7 +102,7 @@ class CelebaHq:
         check_listed(mapping, original.keys(), set(numbers.values()))
         split_of = _read_partition(partition)
         if unknown := set(original.values()) - split_of.keys():
-            raise UserError(f"{len(unknown)} images of {mapping} are not named in {partition} ({some(unknown)}).")
+            raise UserError(f"{len(unknown)} images of {mapping} are not named in {partition} ({examples(unknown)}).")
         splits = {file: split_of[original[number]] for file, number in numbers.items()}
         if self.split == "released":
             splits = {file: "train" if split == "val" else split for file, split in splits.items()}
@@ -128,7 +110,7 @@ class CelebaHq:
 
 
 def _number(file: str) -> str:
-    """imgHQ00012.png -> 12, as the mapping file counts; the name itself where it ends in no number."""
+    """imgHQ00012.png -> 12, as in the mapping file; a name without a number stays."""
     match = re.search(r"0*(\d+)\.\w+$", file)
     return match[1] if match else file
 
@@ -137,5 +119,5 @@ def _read_partition(path: Path) -> dict[str, str]:
     """File name -> split, from 0 (train), 1 (val), 2 (test)."""
     numbers = read_table(path)
     if strange := {file for file, number in numbers.items() if number not in PARTITION}:
-        raise UserError(f"{path} gives {len(strange)} images another number than 0, 1 or 2 ({some(strange)}).")
+        raise UserError(f"{path} gives {len(strange)} images another number than 0, 1 or 2 ({examples(strange)}).")
     return {file: PARTITION[number] for file, number in numbers.items()}

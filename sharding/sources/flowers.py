@@ -6,51 +6,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from infra.storage import UserError
-from sharding.sources import (
-    HELD_OUT,
+from sharding.sources.base import (
+    VAL_OF_TRAIN,
+    FileSource,
     SourceImage,
     check_choice,
     check_listed,
-    check_size,
     find_below,
     image_names,
-    read_file,
     safe_key,
     split_off_val,
 )
-from sharding.write.decode import crop_resize, decode_rgb
 
-CROP = 400
 SPLIT_OF = {
     "official": {"trnid": "train", "valid": "val", "tstid": "test"},
     "released": {"tstid": "train", "trnid": "test", "valid": "test"},
 }
-SPLIT_NAME = {"official": "official", "released": f"released; {HELD_OUT}"}
+SPLIT_NAME = {"official": "official", "released": f"released; {VAL_OF_TRAIN}"}
 
 
 @dataclass(frozen=True)
-class Flowers:
-    """Oxford Flowers 102 as its authors publish it: jpg/, setid.mat, imagelabels.mat.
+class Flowers(FileSource):
+    """Oxford Flowers 102 in its authors' layout: jpg/, setid.mat, imagelabels.mat.
 
-    Splits: "official", or "released", the paper's code: training on the large test set, testing on the other two; a
-    tenth of what is trained on is held out as val. The centre crop is the paper's, 400 px. Labels are those of
-    imagelabels.mat.
+    Splits: "official", or "released", that of the paper's code: training on the large test set (a tenth of it is split
+    off as val), testing on the other two. The centre crop is the paper's, 400 px. Labels are those of imagelabels.mat.
     """
 
-    root: Path
     size: int = 128
+    crop: int | None = field(default=400, init=False)
     split: str = "official"
     name: str = field(default="flowers", init=False)
 
     def __post_init__(self) -> None:
-        check_size(self.size)
+        super().__post_init__()
         check_choice("split", self.split, SPLIT_OF)
 
     def settings(self) -> dict[str, Any]:
-        return {"source": self.name, "size": self.size, "crop": CROP, "split": SPLIT_NAME[self.split]}
+        return {"source": self.name, "size": self.size, "crop": self.crop, "split": SPLIT_NAME[self.split]}
 
     def images(self) -> list[SourceImage]:
         folder = find_below(self.root, "jpg")
@@ -69,23 +63,17 @@ class Flowers:
         ]
         return sorted(split_off_val(images) if self.split == "released" else images)
 
-    def read(self, image: SourceImage) -> bytes:
-        return read_file(self.root, image.file)
-
-    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        return crop_resize(decode_rgb(data), CROP, self.size)
-
 
 def _file(number: int) -> str:
     return f"image_{number:05d}.jpg"
 
 
 def _read_mat(path: Path, *names: str) -> dict[str, list[int]]:
-    """The named arrays of a MATLAB file, flat."""
+    """The named arrays of a MATLAB file, flattened."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise UserError(f"reading {path.name} needs scipy, which is not there: pip install scipy.") from error
+        raise UserError(f"reading {path.name} needs scipy; install it with `pip install -e '.[matlab]'`.") from error
     try:
         arrays = loadmat(path)
         return {name: [int(value) for value in arrays[name].ravel()] for name in names}

@@ -3,50 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from infra.storage import UserError
-from sharding.sources import (
+from sharding.sources.base import (
     HASH_SPLIT,
     IMAGE_SUFFIXES,
     SPLITS,
+    FileSource,
     SourceImage,
     check_choice,
-    check_size,
+    examples,
     find_below,
     hash_split,
     is_image,
-    read_file,
     safe_key,
-    some,
 )
-from sharding.write.decode import crop_resize, decode_rgb
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Folder:
-    """All images below `root`, at any depth, in any layout; other files and hidden ones are passed over.
+class Folder(FileSource):
+    """All images below `root`, at any depth, in any layout; other files and hidden ones are ignored.
 
-    Folders train, val (valid, validation) and test at the top are the splits, and then all images must lie in them.
-    Without such folders `split` decides: "train", "val" or "test" for all images, or "auto", 90/5/5 by the hash of
-    the key. The centre crop is `crop` px, or the largest square.
+    Folders train, val (valid, validation) and test at the top are the splits, and then must hold all images. Without
+    such folders `split` decides: "train", "val" or "test" for all images, or "auto", 90/5/5 by the hash of the key. The
+    centre crop is `crop` px, or the largest square.
     """
 
-    root: Path
     size: int = 128
     crop: int | None = None
     split: str = "auto"
     name: str = field(default="folder", init=False)
 
     def __post_init__(self) -> None:
-        check_size(self.size)
+        super().__post_init__()
         check_choice("split", self.split, ("auto", *SPLITS))
         if self.crop is not None and self.crop < 1:
             raise UserError(f"crop is {self.crop} px, but must be at least 1.")
@@ -60,14 +54,7 @@ class Folder:
         folders = {f.name: SPLIT_FOLDERS[f.name.lower()] for f in os.scandir(self.root) if _is_split(f)}
         files = [file for top in folders or ["."] for file in _image_files(self.root, top)]
         self._check(folders, files)
-        found = (SourceImage(safe_key(file), file, self._split(file, folders)) for file in files)
-        return sorted(found)
-
-    def read(self, image: SourceImage) -> bytes:
-        return read_file(self.root, image.file)
-
-    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        return crop_resize(decode_rgb(data), self.crop, self.size)
+        return sorted(SourceImage(safe_key(file), file, self._split(file, folders)) for file in files)
 
     def _split(self, file: str, folders: dict[str, str]) -> str:
         if folders:
@@ -77,18 +64,12 @@ class Folder:
     def _check(self, folders: dict[str, str], files: list[str]) -> None:
         problems = []
         if folders and self.split != "auto":
-            problems.append(f"split {self.split!r} is asked for, but the folders {some(folders)} are the splits")
+            problems.append(f"split {self.split!r} is given, but the folders {examples(folders)} are the splits")
         outside = set(_image_files(self.root, ".")) - set(files) if folders else set()
         if outside:
-            problems.append(f"{len(outside)} images lie outside the folders {some(folders)} ({some(outside)})")
+            problems.append(f"{len(outside)} images lie outside the folders {examples(folders)} ({examples(outside)})")
         if not files:
             problems.append(f"there are no images in it (files ending in {', '.join(IMAGE_SUFFIXES)})")
-        by_key = defaultdict(list)
-        for file in files:
-            by_key[safe_key(file)].append(file)
-        doubles = [" and ".join(same) for same in by_key.values() if len(same) > 1]
-        if doubles:
-            problems.append(f"{len(doubles)} keys stand for several files, rename them ({some(doubles)})")
         if problems:
             raise UserError(f"{self.root}: {'; '.join(problems)}.")
 
@@ -98,7 +79,7 @@ def _is_split(entry: os.DirEntry[str]) -> bool:
 
 
 def _image_files(root: Path, top: str) -> list[str]:
-    """Paths below the root, with slashes, of the images in root/top; links to folders are not followed."""
+    """Paths below the root, with slashes, of the images in root/top; symbolic links to folders are not followed."""
     found = []
     for folder, subfolders, names in os.walk(root / top):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]

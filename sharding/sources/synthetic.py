@@ -1,8 +1,8 @@
-"""Dead leaves: discs of all sizes that hide one another, made from a seed. No download, no licence.
+"""Dead leaves: occluding discs of all sizes, drawn from a seed. No download, no licence.
 
-The model has the scale invariance, the occlusions and the edges of natural images (Lee, Mumford, Huang 2001), enough
-to train restoration networks on it (Achddou, Gousseau, Ladjal 2021). An image is drawn at twice its size and averaged
-down. All is whole numbers, but for divisions and square roots, which IEEE 754 rounds alike everywhere, and one
+The model has the scale invariance, occlusions and edges of natural images (Lee, Mumford, Huang 2001), enough to train
+restoration networks (Achddou, Gousseau, Ladjal 2021). An image is drawn at twice its size and averaged down. All
+arithmetic is in integers, but for divisions and square roots, which IEEE 754 rounds alike everywhere, and one
 logarithm, which only counts the discs.
 """
 
@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from infra.storage import UserError
-from sharding.sources import SourceImage, check_size
+from sharding.sources.base import SourceImage, check_size
 from sharding.write.degrade import keyed_bits
 
 RECIPE = "dead-leaves-1"
-"""Change it with anything that changes a pixel."""
+"""Version of the drawing; any change of a pixel needs another one."""
 RADIUS_PX = (2, 100)
-"""Smallest and largest disc, before halving; the density of the radius r is proportional to r^-3."""
+"""Smallest and largest radius r before halving; the density of r is proportional to r^-3."""
 UNCOVERED = 0.001
-"""Share of the pixels that no disc covers: they show the lowest leaf, which has no edge."""
+"""Share of the pixels that no disc covers; they show the background colour."""
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Dead-leaves images of `size` x `size`, each a function of (seed, split, its number) alone."""
+    """Dead-leaves images of `size` x `size` px, each a function of (seed, split, number) alone."""
 
     count_train: int = 2400
     count_val: int = 120
@@ -51,7 +51,7 @@ class Synthetic:
         return sorted(SourceImage(name, name, split) for name, split in names)
 
     def read(self, image: SourceImage) -> bytes:
-        """The pixels themselves, since there is no file."""
+        """The pixels themselves: there is no file."""
         return dead_leaves(self.size, keyed_bits(RECIPE, str(self.seed), image.key)).tobytes()
 
     def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
@@ -63,18 +63,18 @@ def dead_leaves(size: int, bits: np.random.Philox) -> np.ndarray:
     side = 2 * size
     x, y, radius = _discs(side, bits)
     colours = _colours(len(radius) + 1, bits)
-    leaf = np.zeros(side * side, np.intp)  # the lowest leaf, number 0, lies beneath all of the image
+    leaf = np.zeros(side * side, np.intp)  # 0 is the background
     pixels, lengths = _runs(side, x, y, radius)
-    leaf[pixels] = np.repeat(np.arange(1, len(radius) + 1), lengths)  # in order: the last disc at a pixel stays
+    leaf[pixels] = np.repeat(np.arange(1, len(radius) + 1), lengths)  # the last disc at a pixel stays
     fine = colours[leaf].reshape(size, 2, size, 2, 3)
     total = fine[:, 0, :, 0] + fine[:, 0, :, 1] + fine[:, 1, :, 0] + fine[:, 1, :, 1]
     return ((total + 2) // 4).astype(np.uint8)
 
 
 def _discs(side: int, bits: np.random.Philox) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre and radius of discs that touch the canvas, whole pixels, the lowest first."""
+    """Centres and radii, in whole pixels, of the discs that touch the canvas, the lowest first."""
     smallest, largest = RADIUS_PX
-    field_side = side + 2 * largest  # centres lie so far outside that the largest disc just misses
+    field_side = side + 2 * largest  # beyond it, the largest disc misses the canvas
     # Mean area of a disc: pi E[r^2]. Each pixel is missed by all of n discs with exp(-n * mean area / field area).
     mean_area = np.pi * 2 * np.log(largest / smallest) / (smallest**-2 - largest**-2)
     count = int(np.log(1 / UNCOVERED) * field_side**2 / mean_area)
@@ -87,16 +87,16 @@ def _discs(side: int, bits: np.random.Philox) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _colours(count: int, bits: np.random.Philox) -> np.ndarray:
-    """uint16 (count, 3), 0..255: a grey, Beta(2, 2) distributed, plus a deviation of sigma 0.12 for each channel."""
+    """uint16 (count, 3), 0..255: a Beta(2, 2) distributed grey plus a deviation of sigma 0.12 in each channel."""
     draws = bits.random_raw(4 * count).astype("<u8").view("<u2").astype(np.int32).reshape(count, 16)
     grey = np.median(draws[:, :3], axis=1).astype(np.int32)  # the median of three uniform numbers is Beta(2, 2)
-    # The sum of four uniform numbers is nearly Gaussian, with sigma 65536 / sqrt(3); 5/24 of that is 0.12 * 65536.
+    # The sum of four uniform numbers is nearly Gaussian with sigma 65536 / sqrt(3); 5/24 of that is 0.12 * 65536.
     deviation = (draws[:, 4:].reshape(count, 3, 4).sum(axis=2) - 131070) * 5 // 24
     return np.clip((grey[:, None] + deviation) >> 8, 0, 255).astype(np.uint16)
 
 
 def _runs(side: int, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The discs' pixels as flat indices into the canvas, disc after disc, and how many each disc has."""
+    """The discs' pixels as flat indices of the canvas, disc after disc, and the number of each disc's pixels."""
     heights = 2 * radius + 1
     disc = np.repeat(np.arange(len(radius)), heights)
     dy = _count_up(heights) - radius[disc]
@@ -109,5 +109,5 @@ def _runs(side: int, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> tuple[
 
 
 def _count_up(lengths: np.ndarray) -> np.ndarray:
-    """0 .. length-1 for each length, one after the other."""
+    """0 .. length-1 for each length, concatenated."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

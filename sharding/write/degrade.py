@@ -1,13 +1,12 @@
-"""Degradations that are stored beside the clean image. A new one is one function here, and its line in `KINDS`.
+"""Degradations that are stored beside the clean image. A new one is one function here and its line in `KINDS`.
 
-Such a function takes the clean image, its key, the run's seed and the texts behind the kind ("jpeg:10:444" gives
-("10", "444")); it returns the stored field, or raises ValueError for parameters that make no sense. Noise is not among
-them: it is drawn anew each time an image is read.
+Such a function gets the clean image, its key, the run's seed and the parameters of the kind ("jpeg:10:444" gives
+("10", "444")); it returns the stored field, or raises UserError for invalid parameters. Noise is not stored: it is
+drawn at each reading.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -19,15 +18,14 @@ import PIL
 from PIL import Image, ImageDraw, features
 
 from infra.storage import UserError
+from sharding.tar import npy_bytes
 
 JPEG_SUBSAMPLING = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
-NPY_HEADER_BYTES = 128
-"""Where the pixels begin in `npy_bytes`."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """What is stored of one image under one name: `<key>.<name>.<extension>` in the shard."""
+    """A stored field of one image: `<key>.<name>.<extension>` in the shard."""
 
     name: str
     extension: str
@@ -36,28 +34,26 @@ class Field:
 
 @dataclass(frozen=True)
 class Degradation:
-    """One entry of `KINDS` with its parameters."""
+    """One entry of `KINDS` with its parameters; `name` and `extension` are those of the stored field."""
 
     name: str
-    """Name of the field that it makes."""
     extension: str
-    """Of that field."""
     kind: str
     parameters: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """As it is asked for: jpeg:10."""
+        """The option's spelling: jpeg:10."""
         return ":".join((self.kind, *self.parameters))
 
     def apply(self, clean: np.ndarray, key: str, seed: int) -> Field:
-        """The field for `clean`, uint8 (H, W, 3) RGB: a function of the arguments alone."""
+        """The field of `clean`, uint8 (H, W, 3) RGB: a function of the arguments alone."""
         assert clean.dtype == np.uint8 and clean.ndim == 3 and clean.shape[2] == 3, (clean.dtype, clean.shape)
         return KINDS[self.kind](clean, key, seed, self.parameters)
 
 
 def jpeg(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> Field:
-    """`jpeg:QUALITY[:420|422|444]`: the bytes of a baseline JPEG, chroma halved both ways (420) unless told."""
+    """`jpeg:QUALITY[:420|422|444]`: the bytes of a baseline JPEG; default: chroma halved both ways (420)."""
     quality, subsampling = [*parameters, "420"][:2]
     if not (quality.isascii() and quality.isdigit() and 1 <= int(quality) <= 100):
         raise UserError(f"the JPEG quality {quality!r} is not a whole number from 1 to 100")
@@ -74,7 +70,7 @@ def jpeg(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> F
 def mask(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> Field:
     """`mask:box|center|brush`: uint8 (H, W), 1 where the image is missing, as .npy.
 
-    box is the paper's: half of each side (128 of 256), at a place drawn uniformly. center is the same box in the
+    box is the paper's: half of each side (128 of 256), at a uniformly drawn position. center is the same box in the
     middle. brush is irregular strokes over 10 to 40 % of the image.
     """
     shape = ":".join(parameters)
@@ -87,7 +83,7 @@ def mask(clean: np.ndarray, key: str, seed: int, parameters: Sequence[str]) -> F
 
 
 def box_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A box of half the sides, anywhere inside."""
+    """A box of half the sides, at a random position."""
     top = int(rng.integers(height - height // 2 + 1))
     left = int(rng.integers(width - width // 2 + 1))
     return _box(height, width, top, left)
@@ -107,13 +103,13 @@ def _box(height: int, width: int, top: int, left: int) -> np.ndarray:
 def brush_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Strokes (random walks that turn slowly, drawn with a thick round brush) until 10 to 36 % is covered.
 
-    One step adds under 4 %, so the share stays under 40 %. Whole numbers only: no rounding differs by machine.
+    One step adds under 4 %, so the share stays under 40 %. Integers only: rounding cannot differ between machines.
     """
     side = min(height, width)
-    picture = Image.new("L", (width, height))
-    draw = ImageDraw.Draw(picture)
-    wanted_pixels = int(rng.integers(10, 37)) * height * width / 100
-    longest = side // 8
+    canvas = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    goal_pixels = int(rng.integers(10, 37)) * height * width / 100
+    max_step = side // 8
     while True:
         radius = int(rng.integers(max(1, side // 32), max(1, side // 16) + 1))
         x, y = rng.integers((width, height)).tolist()
@@ -121,11 +117,11 @@ def brush_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         # Plain integers: numpy takes microseconds for each operation on two numbers.
         for turn_x, turn_y in rng.integers(-(side // 20), side // 20 + 1, (int(rng.integers(4, 16)), 2)).tolist():
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
-            if picture.histogram()[1] >= wanted_pixels:
-                return np.array(picture)
-            step_x = min(max(step_x + turn_x, -longest), longest)
-            step_y = min(max(step_y + turn_y, -longest), longest)
-            # A stroke turns back at the edge, else it would creep along it.
+            if canvas.histogram()[1] >= goal_pixels:
+                return np.array(canvas)
+            step_x = min(max(step_x + turn_x, -max_step), max_step)
+            step_y = min(max(step_y + turn_y, -max_step), max_step)
+            # A stroke is reflected at the edge; else it would creep along it.
             step_x = step_x if 0 <= x + step_x < width else -step_x
             step_y = step_y if 0 <= y + step_y < height else -step_y
             draw.line((x, y, x + step_x, y + step_y), fill=1, width=2 * radius)
@@ -141,9 +137,9 @@ KINDS: dict[str, Callable[[np.ndarray, str, int, Sequence[str]], Field]] = {"jpe
 
 
 def parse_degradations(texts: Sequence[str]) -> list[Degradation]:
-    """["jpeg:10,20:444", "mask:box"] -> jpeg10, jpeg20_444, mask_box: a kind, then its parameters parted by commas.
+    """["jpeg:10,20:444", "mask:box"] -> jpeg10, jpeg20_444, mask_box: a kind, then comma-separated parameters.
 
-    Raises ValueError that names every mistake: unknown kinds, bad parameters, the same field twice.
+    Raises UserError with every problem: unknown kinds, invalid parameters, the same field twice.
     """
     found: list[Degradation] = []
     problems: list[str] = []
@@ -154,13 +150,13 @@ def parse_degradations(texts: Sequence[str]) -> list[Degradation]:
             continue
         for choice in choices.split(","):
             parameters = tuple(choice.split(":"))
-            try:  # trying it is the check, and tells the field's name
+            try:  # a trial run checks the parameters and gives the field's name
                 field = KINDS[kind](np.zeros((16, 16, 3), np.uint8), "", 0, parameters)
-            except ValueError as error:
+            except UserError as error:
                 problems.append(f"in {text!r} {error}")
                 continue
             if any(field.name == other.name for other in found):
-                problems.append(f"in {text!r} {field.name} is asked for twice")
+                problems.append(f"in {text!r} {field.name} is requested twice")
             found.append(Degradation(field.name, field.extension, kind, parameters))
     if problems:
         raise UserError("; ".join(problems) + ".")
@@ -168,7 +164,7 @@ def parse_degradations(texts: Sequence[str]) -> list[Degradation]:
 
 
 def encoder_settings() -> dict[str, Any]:
-    """What made the stored bytes, as JSON values: libraries, versions, settings. Goes into dataset.json."""
+    """Libraries, versions and settings that decide the stored bytes, as JSON values for dataset.json."""
     return {
         "libraries": {
             "pillow": PIL.__version__,
@@ -182,25 +178,6 @@ def encoder_settings() -> dict[str, Any]:
 
 
 def keyed_bits(*parts: str) -> np.random.Philox:
-    """A stream of random bits that depends on the texts alone: not on order, rank, process or machine."""
+    """A random stream that depends on the texts alone: not on order, rank, process or machine."""
     digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest()
     return np.random.Philox(key=int.from_bytes(digest, "little"))
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """`array` as a .npy file (version 1.0) whose pixels begin at byte `NPY_HEADER_BYTES`, whatever numpy writes it.
-
-    For uint8 arrays of up to 4 axes; numpy's own writer pads its header differently from version to version.
-    """
-    assert array.dtype == np.uint8, array.dtype
-    return b"".join((npy_header(array.shape), np.ascontiguousarray(array).data))
-
-
-@functools.lru_cache(maxsize=16)
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """The `NPY_HEADER_BYTES` before the pixels of a uint8 array."""
-    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(map(int, shape))}, }}"
-    magic = b"\x93NUMPY\x01\x00" + (NPY_HEADER_BYTES - 10).to_bytes(2, "little")
-    content = magic + header.encode().ljust(NPY_HEADER_BYTES - 11) + b"\n"
-    assert len(content) == NPY_HEADER_BYTES, header
-    return content

@@ -1,8 +1,8 @@
-"""One shard of the plan to one tar on the store, with the rows that the manifest will hold of it.
+"""One planned shard to one tar on the store, with the manifest's rows of it.
 
 The tar is a plain WebDataset shard: members `<key>.clean.npy`, `<key>.jpeg10.jpg` and so on, uncompressed, in the
 plan's order, with every date and owner zero, so that the same input gives the same bytes on any machine. The pixels of
-an image lie in it as they are in memory: a reader that knows the offset maps them and decodes nothing.
+an image are stored as they are in memory: a reader maps them at the manifest's offset and decodes nothing.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ import numpy as np
 
 from infra.storage import Storage, UserError
 from sharding.sources import Source, SourceImage
-from sharding.tar import Tar, member_name
+from sharding.tar import Tar, member_name, npy_bytes
 from sharding.write.decode import BadImage
-from sharding.write.degrade import Degradation, Field, npy_bytes
+from sharding.write.degrade import Degradation, Field
 from sharding.write.plan import ShardPlan
 
-RECORDS = "parts/"
-"""Where finished shards' rows lie until the manifest is written."""
-MOST_READERS, READ_BATCH = 8, 8
-"""Threads that read files ahead, and how many files each takes at once."""
+RECORDS = "records/"
+"""Folder of the finished shards' records, until the manifest is written."""
+FORMER_RECORDS = "parts/"
+"""Its former name; the shards of a data set that was interrupted under it are made again."""
+MAX_READERS, READ_BATCH = 8, 8
+"""Threads that read files ahead, and files that each reads at once."""
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """What is stored of each image, apart from where it comes from."""
+    """The stored fields of each image, independent of its source."""
 
     degradations: tuple[Degradation, ...] = ()
     bits: int = 8
@@ -41,13 +43,13 @@ class SampleSpec:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Name of each stored field -> its extension, in the order in which they lie in a shard."""
+        """Field name -> extension, in the order of a shard's members."""
         return {"clean": "npy", **{d.name: d.extension for d in self.degradations}}
 
 
 @dataclass
 class ShardRecord:
-    """A finished shard: its checksums, a row for each sample, and the images that could not be used, with reasons."""
+    """A finished shard: size and hash, the manifest's rows, and the unusable images with reasons."""
 
     name: str
     split: str
@@ -74,84 +76,77 @@ class ShardRecord:
         return cls(**json.loads(data))
 
 
-def pack_shard(
-    source: Source,
-    plan: ShardPlan,
-    spec: SampleSpec,
-    store: Storage,
-    expected_sha256: str | None = None,
-    check_still_ours: Callable[[], None] = lambda: None,
-) -> ShardRecord:
-    """`build_shard`, then `put_shard`: one shard is in memory."""
-    content, part = build_shard(source, plan, spec)
-    return put_shard(content, part, store, expected_sha256, check_still_ours)
-
-
 def put_shard(
     content: bytes | memoryview,
-    part: ShardRecord,
+    record: ShardRecord,
     store: Storage,
     expected_sha256: str | None = None,
-    check_still_ours: Callable[[], None] = lambda: None,
+    assert_lease_held: Callable[[], None] = lambda: None,
 ) -> ShardRecord:
-    """Put the shard on the store, then its part, now with the checksum: a shard without a part counts as not there.
+    """Write the shard, then its completed record: a shard without a record counts as missing.
 
-    `check_still_ours` is called just before. Raises ValueError, and puts nothing, when the shard should have
-    `expected_sha256` and has not.
+    `assert_lease_held` is called just before. Raises UserError, and writes nothing, when `expected_sha256` is given and
+    the shard has another hash.
     """
-    part.size_bytes = len(content)
-    part.sha256 = hashlib.sha256(content).hexdigest()
-    if expected_sha256 not in (None, part.sha256):
+    record.size_bytes = len(content)
+    record.sha256 = hashlib.sha256(content).hexdigest()
+    if expected_sha256 not in (None, record.sha256):
         raise UserError(
-            f"{store.url}/{part.name} is damaged and cannot be made again: the images or the encoders have changed "
-            "since; bring back the old ones, or make the whole data set anew with --overwrite."
+            f"{store.url}/{record.name} is damaged and cannot be made again: the images or the encoders have changed "
+            "since; restore the old ones, or make the whole data set again with --overwrite."
         )
-    check_still_ours()
-    store.put(part.name, content, part.sha256)
-    store.put(record_name(part.name), part.to_bytes())
-    return part
+    assert_lease_held()
+    store.put(record.name, content, record.sha256)
+    store.put(record_name(record.name), record.to_bytes())
+    return record
 
 
 def record_name(shard_name: str) -> str:
-    """Where the rows of a finished shard are kept."""
+    """File of a finished shard's record."""
     return f"{RECORDS}{shard_name}.json"
+
+
+def clear_records(store: Storage) -> None:
+    """Delete all records."""
+    for folder in (RECORDS, FORMER_RECORDS):
+        for entry in store.list(folder):
+            store.delete(entry.name)
 
 
 def build_shard(
     source: Source, plan: ShardPlan, spec: SampleSpec, tar: Tar | None = None
 ) -> tuple[memoryview, ShardRecord]:
-    """The shard's bytes, and its part, yet without its checksum. ValueError when an image cannot be read.
-
-    The bytes lie in `tar`, which may have served before, or in a new one.
-    """
-    part = ShardRecord(plan.name, plan.split)
+    """The shard's bytes, a view of `tar`, and its record without size and hash. UserError for an unreadable file."""
+    record = ShardRecord(plan.name, plan.split)
     tar = tar or Tar()
     tar.clear()
     for image, data, source_sha256 in read_ahead(source, plan.images):
         try:
-            fields = image_fields(source, image, data, spec)
+            clean = quantise(source.pixels(image, data), spec.bits)
         except BadImage as error:
-            part.bad.append({"key": image.key, "file": image.file, "reason": str(error)})
+            record.bad.append({"key": image.key, "file": image.file, "reason": str(error)})
             continue
-        part.rows.append(add_sample(tar, plan, image, source_sha256, fields))
-    return tar.finish(), part
+        degraded = [degradation.apply(clean, image.key, spec.seed) for degradation in spec.degradations]
+        fields = [Field("clean", "npy", npy_bytes(clean)), *degraded]
+        record.rows.append(add_sample(tar, plan, image, source_sha256, fields))
+    return tar.finish(), record
 
 
 def read_ahead(source: Source, images: Sequence[SourceImage]) -> Iterator[tuple[SourceImage, bytes, str]]:
     """Each image in order with its file's bytes and their SHA-256, read by threads while others are decoded.
 
-    On a network disk, waiting for one small file after the other would take longer than the codecs. On a local one a
-    second reader only takes the processor from them, so there are more only once it was waited for.
+    On a network disk, reading small files one after the other would take longer than the codecs. On a local disk a
+    second reader only competes for the processor, so readers are added when a read was waited for.
     """
     batches = (images[start : start + READ_BATCH] for start in range(0, len(images), READ_BATCH))
     readers = 1
-    with ThreadPoolExecutor(MOST_READERS) as threads:
+    with ThreadPoolExecutor(MAX_READERS) as threads:
         pending: deque[Future[list[tuple[SourceImage, bytes, str]]]] = deque()
         for batch in batches:
             pending.append(threads.submit(lambda batch: [_read(source, image) for image in batch], batch))
             if len(pending) > readers:
                 if not pending[0].done():
-                    readers = min(readers + 1, MOST_READERS)
+                    readers = min(readers + 1, MAX_READERS)
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
@@ -163,27 +158,20 @@ def _read(source: Source, image: SourceImage) -> tuple[SourceImage, bytes, str]:
         return image, data, hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise UserError(
-            f"the image {image.file} was listed and cannot be read now ({error.strerror or error}); look whether the "
-            "folder is there on every machine that works on the shards, then run the same command again."
+            f"the image {image.file} was listed and cannot be read now ({error.strerror or error}); check that every "
+            "machine that makes shards sees the folder, then run the same command again."
         ) from error
 
 
-def image_fields(source: Source, image: SourceImage, data: bytes, spec: SampleSpec) -> list[Field]:
-    """The clean pixels first, then each degradation of them."""
-    clean = quantise(source.pixels(image, data), spec.bits)
-    degraded = [degradation.apply(clean, image.key, spec.seed) for degradation in spec.degradations]
-    return [Field("clean", "npy", npy_bytes(clean)), *degraded]
-
-
 def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Keep the upper `bits` of each 8-bit value; the released code's protocol is 5 (the noise is added at reading)."""
+    """Keep the upper `bits` of each 8-bit value: 5 in the released code, which adds the noise at reading."""
     return pixels if bits == 8 else pixels & np.uint8(0xFF << (8 - bits) & 0xFF)
 
 
 def add_sample(
     tar: Tar, plan: ShardPlan, image: SourceImage, source_sha256: str, fields: Sequence[Field]
 ) -> dict[str, Any]:
-    """Append one sample's members; returns its row."""
+    """Append one sample's members; returns its row of the manifest."""
     row: dict[str, Any] = {
         "key": image.key,
         "split": plan.split,

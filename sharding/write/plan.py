@@ -1,4 +1,4 @@
-"""Which image goes into which shard: decided before a pixel is read, the same on any number of machines."""
+"""Assignment of images to shards: decided before a pixel is read, the same on any number of machines."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from infra.storage import UserError
 from sharding.sources import SPLITS, SourceImage
 
 SHARD_BYTES = 32 << 20
-"""Default size that a shard aims at: large enough for S3's throughput, small enough to redo and to cache."""
+"""Default size of a shard: large enough for S3's throughput, small enough to make again and to cache."""
 FIELD_OVERHEAD_BYTES = 512 + 128 + 256
-"""Of a stored field: tar header, .npy header, padding on average."""
+"""Overhead of a stored field: tar header, .npy header, mean padding."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,17 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a data set, and everything that decides their bytes."""
+    """All shards of a data set, and all settings that decide their bytes."""
 
     shards: tuple[ShardPlan, ...]
     settings: dict[str, Any]
     sha256: str
 
-    @property
-    def image_count(self) -> int:
-        return sum(len(shard.images) for shard in self.shards)
-
 
 def make_plan(
     images: Sequence[SourceImage], settings: dict[str, Any], shuffle_seed: int, images_per_shard: int
 ) -> Plan:
-    """Shuffle each split with the seed and cut it into shards of (at most) `images_per_shard`.
-
-    ValueError when two images have one key, or a key that WebDataset would split.
-    """
+    """Shuffle each split with the seed and cut it into shards. Raises UserError for keys that `check_keys` refuses."""
     check_keys(images)
     shards: list[ShardPlan] = []
     for split_number, split in enumerate(SPLITS):
@@ -66,7 +59,7 @@ def make_plan(
 
 
 def check_keys(images: Sequence[SourceImage]) -> None:
-    """ValueError for keys that occur twice or hold a dot: WebDataset ends a key at its first dot."""
+    """Raise UserError for keys that occur twice or contain a dot: WebDataset ends a key at its first dot."""
     counts = Counter(image.key for image in images)
     doubles = [key for key, count in counts.items() if count > 1]
     dotted = [key for key in counts if "." in key]
@@ -75,16 +68,16 @@ def check_keys(images: Sequence[SourceImage]) -> None:
         files = [image.file for image in images if image.key == doubles[0]]
         problems.append(f"{len(doubles)} keys occur twice, the first being {doubles[0]!r} ({', '.join(files)})")
     if dotted:
-        problems.append(f"{len(dotted)} keys hold a dot, the first being {dotted[0]!r}")
+        problems.append(f"{len(dotted)} keys contain a dot, the first being {dotted[0]!r}")
     if problems:
         raise UserError("; ".join(problems) + ". Rename the files.")
 
 
 def default_images_per_shard(size: int, fields: Mapping[str, str]) -> int:
-    """As many images of `size` x `size` with these fields (name -> extension) as make a shard of about 32 MiB.
+    """Number of images of `size` x `size` px with these fields (name -> extension) in a shard of about 32 MiB.
 
-    A rough guess by kind, because nothing of the plan may depend on an encoder's version.
+    A rough estimate by extension, because the plan must not depend on an encoder's version.
     """
-    guess_bytes = {"npy": size**2, "jpg": 3 * size**2 // 8}
-    degraded_bytes = sum(guess_bytes.get(extension, 3 * size**2) for extension in list(fields.values())[1:])
+    estimated_bytes = {"npy": size**2, "jpg": 3 * size**2 // 8}
+    degraded_bytes = sum(estimated_bytes.get(extension, 3 * size**2) for extension in list(fields.values())[1:])
     return max(1, SHARD_BYTES // (3 * size**2 + degraded_bytes + FIELD_OVERHEAD_BYTES * len(fields)))

@@ -1,4 +1,4 @@
-"""What lies at the place of a data set already: whose it is, and what of it can be kept."""
+"""Resume of a data set: whether its destination is free, and which shards an earlier run has finished there."""
 
 from __future__ import annotations
 
@@ -11,36 +11,33 @@ from infra.storage import Storage, UserError
 from sharding.dataset import DATASET, MANIFEST, Dataset
 from sharding.sources import SPLITS
 from sharding.verify import shard_problem
-from sharding.write.pack import RECORDS, ShardRecord, record_name
+from sharding.write.pack import RECORDS, ShardRecord, clear_records, record_name
 from sharding.write.plan import Plan, ShardPlan
 
 PLAN, QUARANTINE = "plan.json", "quarantine.json"
 METRICS = "metrics.json"
-"""How fast the last run was: the one file that depends on more than the images and the settings."""
+"""Speed of the last run: the one file that does not depend on images and settings alone."""
 
 
 @dataclass(frozen=True)
 class ResumeState:
-    """What a run finds of its own data set."""
+    """Result of earlier runs of the same plan."""
 
     info: dict[str, Any] | None = None
-    """dataset.json's content, when that was published with its manifest, and both are whole."""
+    """Content of dataset.json, when it and its manifest are published and whole."""
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """The hash that each published shard must have."""
-    todo: tuple[ShardPlan, ...] = ()
-    """Shards that are missing or damaged."""
+    """Shard name -> the hash that a published shard must have again."""
+    pending: tuple[ShardPlan, ...] = ()
+    """Missing and damaged shards."""
 
 
 def reserve_destination(store: Storage, plan: Plan, encoders: Mapping[str, Any], overwrite: bool) -> None:
-    """Make the place this plan's. ValueError when it holds another data set, unless that is to be overwritten.
-
-    For the holder of the place's lock.
-    """
+    """Write plan.json, as the lease's holder. Raises UserError for another data set, which `overwrite` deletes."""
     ours = json.loads(json.dumps({"plan_sha256": plan.sha256, **plan.settings, "encoders": encoders}))
     finished = store.size(DATASET) is not None
-    held = _read_json(store, PLAN) or _read_json(store, DATASET)
+    found = _read_json(store, PLAN) or _read_json(store, DATASET)
     if not (overwrite and finished):
-        problem = _difference(store, ours, held, finished)
+        problem = _difference(store, ours, found, finished)
         if problem and not overwrite:
             raise UserError(f"{store.url} {problem}; choose another --out, or replace it with --overwrite.")
         if not problem:
@@ -50,12 +47,12 @@ def reserve_destination(store: Storage, plan: Plan, encoders: Mapping[str, Any],
     store.put(PLAN, json.dumps(ours, indent=1).encode())
 
 
-def _difference(store: Storage, ours: dict[str, Any], held: dict[str, Any] | None, finished: bool) -> str | None:
-    """Why what is at the place is not this plan's data set, None when it is, or nothing is there."""
-    if held is None:
+def _difference(store: Storage, ours: dict[str, Any], found: dict[str, Any] | None, finished: bool) -> str | None:
+    """Why the destination does not belong to this plan; None when it is empty or does."""
+    if found is None:
         foreign = [entry.name for entry in store.list() if _is_shard(entry.name)]
         return f"holds shards of another origin ({foreign[0]} and so on)" if foreign else None
-    differing = {name for name, value in ours.items() if held.get(name) != value}
+    differing = {name for name, value in ours.items() if found.get(name) != value}
     # A finished data set keeps its encoders; an unfinished one must not mix two versions of them.
     if not differing or (finished and "plan_sha256" not in differing):
         return None
@@ -64,41 +61,39 @@ def _difference(store: Storage, ours: dict[str, Any], held: dict[str, Any] | Non
 
 
 def clear(store: Storage) -> None:
-    """Delete a data set, dataset.json first and plan.json last; files that are not a data set's stay."""
+    """Delete a data set, dataset.json first and plan.json last; other files stay."""
     store.delete(DATASET)
+    clear_records(store)
     for entry in store.list():
-        if _is_shard(entry.name) or entry.name in (MANIFEST, QUARANTINE, METRICS) or entry.name.startswith(RECORDS):
+        if _is_shard(entry.name) or entry.name in (MANIFEST, QUARANTINE, METRICS):
             store.delete(entry.name)
     store.delete(PLAN)
 
 
-def find_finished_shards(store: Storage, plan: Plan, deep: bool = False) -> ResumeState:
-    """Compare what is there with the plan: sizes and the store's checksums, or (deep) every byte."""
+def find_finished_shards(store: Storage, plan: Plan, checksum: bool = False) -> ResumeState:
+    """Compare the store with the plan by sizes and the store's checksums, or with `checksum` by every byte."""
     info = _read_json(store, DATASET)
     if info is None or info.get("plan_sha256") != plan.sha256:
-        return _unfinished(store, plan, deep)
+        recorded = {entry.name for entry in store.list(RECORDS)}
+        left = {s.name for s in plan.shards if record_name(s.name) in recorded and _is_finished(store, s, checksum)}
+        return ResumeState(pending=tuple(shard for shard in plan.shards if shard.name not in left))
+    published = {shard["name"]: shard for shard in info["shards"]}
+    sha256 = {name: shard["sha256"] for name, shard in published.items()}
     try:
         Dataset.open(store)
-    except ValueError:  # the manifest is damaged: only all shards together can give a new one
-        return ResumeState(sha256={shard["name"]: shard["sha256"] for shard in info["shards"]}, todo=plan.shards)
-    published = {shard["name"]: shard for shard in info["shards"]}
-    todo = tuple(shard for shard in plan.shards if shard_problem(store, published[shard.name], deep))
-    return ResumeState(info, {name: shard["sha256"] for name, shard in published.items()}, todo)
+    except UserError:  # the manifest is damaged, and only the rows of all shards can replace it
+        return ResumeState(sha256=sha256, pending=plan.shards)
+    damaged = tuple(shard for shard in plan.shards if shard_problem(store, published[shard.name], checksum))
+    return ResumeState(info, sha256, damaged)
 
 
-def _unfinished(store: Storage, plan: Plan, deep: bool) -> ResumeState:
-    there = {entry.name for entry in store.list(RECORDS)}
-    todo = (s for s in plan.shards if record_name(s.name) not in there or not _is_finished(store, s, deep))
-    return ResumeState(todo=tuple(todo))
-
-
-def _is_finished(store: Storage, shard: ShardPlan, deep: bool) -> bool:
-    """Whether an interrupted run left the shard whole on the store, with no image unusable."""
+def _is_finished(store: Storage, shard: ShardPlan, checksum: bool) -> bool:
+    """Whether an interrupted run left the shard whole on the store, without unusable images."""
     try:
-        part = ShardRecord.from_bytes(store.get(record_name(shard.name)))
+        record = ShardRecord.from_bytes(store.get(record_name(shard.name)))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return False
-    return not part.bad and shard_problem(store, part.summary(), deep) is None
+    return not record.bad and shard_problem(store, record.summary(), checksum) is None
 
 
 def _read_json(store: Storage, name: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Reading while everything fails: S3, the network, the processes. A short form of each campaign, and the full one."""
+"""Reading during faults of S3, the network and the processes: a short form of each campaign, and the full one."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ import numpy as np
 import pytest
 
 from infra.local_s3.server import LocalS3
-from infra.storage import StorageError, open_storage, retry, s3_download
+from infra.storage import StorageError, UserError, open_storage, retry, s3_download
 from infra.storage import s3 as s3_storage
-from irae.config import IRAEConfig
 from pipeline.config.train import TrainConfig
 from pipeline.train.distributed import ProcessGroup
 from sharding import Dataset, Loader, ShardReader
-from tests.sharding.test_reader import build, files_in, upload
 from tests.support import ROOT
+from tests.support.datasets import build, upload
 from tests.support.fault_proxy import FAULTS, FaultProxy
 from tests.support.reading_worker import GLOBAL_BATCH, make_loader, read_state
+from tests.support.sharding import partial_files
+from tests.support.training import config_for
 
-WORKER = ROOT / "tests" / "support" / "reading_worker.py"
+WORKER = [sys.executable, "-m", "tests.support.reading_worker"]
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,11 @@ def data(local: Path, s3_url: str) -> Dataset:
 
 
 def settled(folder: Path) -> list[str]:
-    """Files beside the shards that are in a cache when the fetching that was under way has ended."""
-    found = ["not looked yet"]
+    """Files of a cache other than shards, after the running downloads have ended."""
+    found = ["not listed yet"]
     for _ in range(1500):
         with contextlib.suppress(FileNotFoundError):  # removed while it was listed
-            found = files_in(folder)
+            found = partial_files(folder)
         if not found:
             break
         time.sleep(0.02)
@@ -66,23 +67,23 @@ def is_shard(method: str, path: str) -> bool:
 
 
 @pytest.fixture
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_download, "STALL_S", 5.0)
     monkeypatch.setattr(s3_download, "ATTEMPT_S", 1.0)
     monkeypatch.setitem(s3_storage._DOWNLOAD, "read_timeout", 1)
 
 
-# ---- a store in trouble
+# ---- faults of the store
 
 
 @pytest.mark.parametrize("kind", [*FAULTS, "silent"])
-def test_each_trouble_is_overcome(
-    kind: str, data: Dataset, s3_server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_patience: None
+def test_each_fault_is_overcome(
+    kind: str, data: Dataset, s3_server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_timeouts: None
 ) -> None:
     name = data.shards[0]["name"]
     expected = data.store.get(name)
     endless: dict[str, Any] = {"trickle_blocks": None} if kind == "trickle" else {}
-    with FaultProxy(s3_server.endpoint, kinds=[kind], share=1.0, most=2, **endless) as proxy:
+    with FaultProxy(s3_server.endpoint, kinds=[kind], share=1.0, max_faults=2, **endless) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         data.store.get_file(name, tmp_path / "shard")
         assert proxy.injected == {kind: 2}
@@ -99,17 +100,17 @@ def test_each_trouble_is_overcome(
         ("silent", "last answer was ReadTimeoutError"),
     ],
 )
-def test_lasting_trouble_ends_with_shard_byte_and_answer(
+def test_a_lasting_fault_is_an_error_with_shard_byte_and_answer(
     kind: str,
     words: str,
     data: Dataset,
     s3_server: LocalS3,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    short_patience: None,
+    short_timeouts: None,
 ) -> None:
     reader = ShardReader(data, "train", tmp_path)
-    with FaultProxy(s3_server.endpoint, kinds=[kind], share=1.0, trickle_blocks=None, spoils=is_shard) as proxy:
+    with FaultProxy(s3_server.endpoint, kinds=[kind], share=1.0, trickle_blocks=None, affects=is_shard) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with pytest.raises(StorageError, match=words) as caught:
             reader.read([0])
@@ -119,14 +120,14 @@ def test_lasting_trouble_ends_with_shard_byte_and_answer(
     assert reader.read([0]).keys == [reader.split.keys[0]]
 
 
-def test_a_body_goes_on_where_it_broke(
+def test_a_body_resumes_at_the_last_byte(
     data: Dataset, s3_server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = data.shards[0]["name"]
     starts: list[int] = []
     ask = s3_download.Download._attempt
     monkeypatch.setattr(s3_download.Download, "_attempt", lambda self: starts.append(self.position) or ask(self))
-    with FaultProxy(s3_server.endpoint, kinds=["reset"], share=1.0, most=3) as proxy:
+    with FaultProxy(s3_server.endpoint, kinds=["reset"], share=1.0, max_faults=3) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         data.store.get_file(name, tmp_path / "shard")
     assert len(starts) == 4 and starts == sorted(starts) and starts[-1] > 0
@@ -149,7 +150,7 @@ def test_two_versions_of_a_file_are_not_mixed(
     store = open_storage(s3_url)
     store.put("file", b"a" * 300_000)
     in_the_first_pause(monkeypatch, lambda: store.put("file", b"b" * 300_000))
-    with FaultProxy(s3_server.endpoint, kinds=["reset"], share=1.0, most=1) as proxy:
+    with FaultProxy(s3_server.endpoint, kinds=["reset"], share=1.0, max_faults=1) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with pytest.raises(StorageError, match="PreconditionFailed"):
             store.get_file("file", tmp_path / "file")
@@ -159,7 +160,7 @@ def test_two_versions_of_a_file_are_not_mixed(
 def test_renewed_credentials_are_found(
     s3_url: str, s3_server: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever logs in again while a run meets an expired token need not start it again."""
+    """After an expired token, a new login suffices: the run need not be started again."""
     open_storage(s3_url).put("file", b"content")
     keys = s3_server.env()
     profile = "[default]\naws_access_key_id = {AWS_ACCESS_KEY_ID}\naws_secret_access_key = {AWS_SECRET_ACCESS_KEY}\n"
@@ -169,17 +170,17 @@ def test_renewed_credentials_are_found(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
-    with FaultProxy(s3_server.endpoint, kinds=["expired"], share=1.0, most=1) as proxy:
+    with FaultProxy(s3_server.endpoint, kinds=["expired"], share=1.0, max_faults=1) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         assert open_storage(s3_url).get("file") == b"content"
 
 
 def read_under_faults(data: Dataset, s3_server: LocalS3, folder: Path, faults: int, set_env: Any) -> int:
-    """Read epochs until so many faults were injected; returns how many batches were compared."""
+    """Read epochs until `faults` were injected; returns the number of compared batches."""
     reader = ShardReader(data, "train", folder / "all")
     whole = reader.read(np.arange(len(reader)))
     limit = 12 * max(shard["bytes"] for shard in data.shards)
-    with FaultProxy(s3_server.endpoint, seed=faults, spoils=is_shard) as proxy:
+    with FaultProxy(s3_server.endpoint, seed=faults, affects=is_shard) as proxy:
         set_env("AWS_ENDPOINT_URL", proxy.endpoint)
         loader = Loader(
             ShardReader(data, "train", folder / "few", cache_bytes=limit), global_batch_size=20, shuffle_window_shards=2
@@ -187,7 +188,7 @@ def read_under_faults(data: Dataset, s3_server: LocalS3, folder: Path, faults: i
         compared = 0
         while proxy.injected.total() < faults:
             batch = loader.next()
-            expected = loader.order.global_batch_at(20 * compared).sample
+            expected = loader.sampler.global_batch_at(20 * compared).sample
             assert batch.keys == [whole.keys[i] for i in expected]
             assert np.array_equal(batch.clean, whole.clean[expected])
             compared += 1
@@ -216,18 +217,18 @@ def start_ranks(data: Dataset, folder: Path, generation: int, world_size: int, s
     (folder / "consumed").mkdir(exist_ok=True)
     arguments = [data.store.url, str(folder / "cache"), str(folder), str(generation)]
     return [
-        subprocess.Popen([sys.executable, str(WORKER), *arguments, str(rank), str(world_size), str(steps)])
+        subprocess.Popen([*WORKER, *arguments, str(rank), str(world_size), str(steps)], cwd=ROOT)
         for rank in range(world_size)
     ]
 
 
 def images_seen(folder: Path) -> int:
     state = read_state(folder)
-    return state.images_seen if state else 0
+    return state["images_seen"] if state else 0
 
 
 def kill_at_random(ranks: list[subprocess.Popen], folder: Path, chance: random.Random) -> None:
-    """One after the other, at once or in the middle of the reading."""
+    """Kill the ranks one after the other, at the start or while they read."""
     before = images_seen(folder)
     if chance.random() < 0.75:
         while images_seen(folder) == before:
@@ -246,7 +247,7 @@ def kill_at_random(ranks: list[subprocess.Popen], folder: Path, chance: random.R
 
 
 def check_kills(data: Dataset, folder: Path, worlds: list[int], steps: int, seed: int) -> None:
-    """All but the last group of ranks are killed; what they consumed together is the undisturbed order."""
+    """All but the last group of ranks are killed; together they consume the undisturbed order."""
     chance = random.Random(seed)
     stops = []
     for generation, world_size in enumerate(worlds):
@@ -260,10 +261,10 @@ def check_kills(data: Dataset, folder: Path, worlds: list[int], steps: int, seed
     consumed = [key for step in range(steps) for key in (folder / "consumed" / str(step)).read_text().split("\n")]
     undisturbed = make_loader(data.store.url, folder / "other", 0, 1, None)
     assert consumed == [key for _ in range(steps) for key in undisturbed.next().keys]
-    assert not [name for name in files_in(folder / "cache") if ".part" in name]
+    assert not [name for name in partial_files(folder / "cache") if ".part" in name]
 
 
-def test_killed_ranks_go_on_with_other_numbers_of_ranks(data: Dataset, tmp_path: Path) -> None:
+def test_killed_ranks_resume_at_other_world_sizes(data: Dataset, tmp_path: Path) -> None:
     check_kills(data, tmp_path, [4, 2, 3], 60, seed=0)
 
 
@@ -283,13 +284,13 @@ def train_rank(rank: int, config: TrainConfig, folder: Path, environment: dict[s
 
     retry.RETRY_DEADLINE_S = 2.0
     os.environ |= environment | {"IRAE_CACHE": str(folder / f"cache{rank}")}
-    s3_download.STALL_S, s3_download.ATTEMPT_S, s3_storage._DOWNLOAD["read_timeout"] = 3.0, 1.0, 1
+    s3_download.STALL_S, s3_download.ATTEMPT_S, s3_storage._DOWNLOAD["read_timeout"] = 3.0, 0.5, 1
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     result = "no error"
     try:
         train(config, ProcessGroup.current(torch.device("cpu")), lambda row: None)
-    except ValueError as error:
+    except UserError as error:
         result = f"{type(error).__name__}: {error}"
     (folder / f"{rank}.json").write_text(json.dumps(result))
 
@@ -309,28 +310,25 @@ def train_two(config: TrainConfig, folder: Path, endpoint_of_1: str) -> list[str
 @pytest.mark.parametrize(
     ("passed", "part"), [pytest.param(0, "train", marks=pytest.mark.chaos), (10, "train"), (0, "val")]
 )
-def test_a_silent_store_of_one_rank_ends_all_ranks(
+def test_a_silent_store_of_one_rank_stops_all_ranks(
     passed: int, part: str, s3_url: str, s3_server: LocalS3, tmp_path: Path
 ) -> None:
-    """Before the first step, in the middle, and in validation."""
+    """Before the first step, between steps, and in validation."""
     build(s3_url, train=64, per_shard=4)
-    model = IRAEConfig(K=1, L=2, width=8)
-    config = TrainConfig(
-        data=s3_url, out=str(tmp_path / "run"), model=model, global_batch_size=8, max_images=400, ray=False
-    )
+    config = config_for(s3_url, tmp_path / "run", K=1, max_images=400)
     requests = itertools.count()
-    spoils: Callable[[str, str], bool] = lambda m, path: f"/{part}-" in path and next(requests) >= passed  # noqa: E731
-    with FaultProxy(s3_server.endpoint, kinds=["silent"], share=1.0, spoils=spoils) as proxy:
-        well, ill = train_two(config, tmp_path, proxy.endpoint)
-    assert re.search(rf"rank 1 of 2: .*{part}-000\d\d\.tar.*stopped at byte 0 .*last answer was ReadTimeout", ill)
-    assert well.startswith("PeerFailedError")
+    affects: Callable[[str, str], bool] = lambda m, path: f"/{part}-" in path and next(requests) >= passed  # noqa: E731
+    with FaultProxy(s3_server.endpoint, kinds=["silent"], share=1.0, affects=affects) as proxy:
+        peer, failed = train_two(config, tmp_path, proxy.endpoint)
+    assert re.search(rf"rank 1 of 2: .*{part}-000\d\d\.tar.*stopped at byte 0 .*last answer was ReadTimeout", failed)
+    assert peer.startswith("PeerFailedError")
 
 
-# ---- for a long time
+# ---- leaks
 
 
 def check_soak(data: Dataset, folder: Path, epochs: int) -> None:
-    """Epoch after epoch with a cache of less than half the data set: memory, files and handles stay as they are."""
+    """Epochs with a cache of less than half the data set: memory, files and handles stay constant."""
     limit = 8 * max(shard["bytes"] for shard in data.shards)
     reader = ShardReader(data, "train", folder, cache_bytes=limit)
     loader = Loader(reader, global_batch_size=20, shuffle_window_shards=2)
@@ -367,7 +365,7 @@ def test_memory_and_files_stay_for_twenty_epochs(s3_url: str, tmp_path: Path) ->
 
 
 def test_windows_fetch_a_machine_its_share(data: Dataset, tmp_path: Path) -> None:
-    """Two machines with half of the partitions each: together they download little more than the data set, once."""
+    """Two machines with half of the partitions each download hardly more than half of the data set."""
     downloaded = []
     for rank in range(2):
         loader = make_loader(data.store.url, tmp_path / str(rank), rank, 2, None)
@@ -388,8 +386,7 @@ def _counting(get_file: Callable[[str, Path], None], names: list[str]) -> Callab
     return counting
 
 
-def test_open_storage_still_refuses_at_once(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another attempt cannot mend is not tried again until the time is up."""
+def test_a_permanent_error_is_not_retried(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_download, "STALL_S", 1e9)
     with pytest.raises(FileNotFoundError):
         open_storage(s3_url).get("nothing")

@@ -1,4 +1,4 @@
-"""The command killed at random instants, its workers, the S3 server: the same command ends with the same bytes."""
+"""The command, its workers or the S3 server killed at random: the same command again gives the same bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_20_kills(own_s3_server: LocalS3, tmp_path: Path) -> None:
 
 
 def campaign(server: LocalS3, tmp_path: Path, kills: int) -> None:
-    """As many kills, each into a run of its own, each followed by the same command until that ends well."""
+    """Kills, each in a run of its own, followed by the same command."""
     code, _, err = shard(*ARGUMENTS, "--out", str(tmp_path / "undisturbed"), "--no-ray")
     assert code == 0, err
     undisturbed = contents(open_storage(tmp_path / "undisturbed"))
@@ -42,16 +42,16 @@ def campaign(server: LocalS3, tmp_path: Path, kills: int) -> None:
         url = f"s3://irae/kill{number}" if kind == "server" or number % 2 else str(tmp_path / f"kill{number}")
         on_ray = kind == "worker" or (number // 3) % 2 == 1
         command = [*ARGUMENTS, "--out", url, *(["--workers", "2"] if on_ray else ["--no-ray"])]
-        happened = disturbed(command, kind, server, url, chance)
+        description = disturbed(command, kind, server, url, chance)
         code, out, err = shard(*command)
-        assert code == 0, (number, kind, happened, out, err)
-        assert contents(open_storage(url)) == undisturbed, (number, kind, happened)
-        assert verify(open_storage(url), True).problems == []
-        print(f"kill {number} of the {kind} {happened}: same bytes")
+        assert code == 0, (number, kind, description, out, err)
+        assert contents(open_storage(url)) == undisturbed, (number, kind, description)
+        assert verify(open_storage(url), checksum=True).problems == []
+        print(f"kill {number} of the {kind} {description}: same bytes")
 
 
 def disturbed(command: list[str], kind: str, server: LocalS3, url: str, chance: random.Random) -> str:
-    """Start the command, kill at an instant of its work, wait until all of it has ended; says what happened."""
+    """Start the command, kill while it works, wait until it has stopped; returns a description."""
     run = start(*command)
     try:
         wait_for_work(run, url)
@@ -87,7 +87,7 @@ def shards_there(url: str) -> int:
 
 
 def ray_workers(pid: int) -> list[int]:
-    """Ray's processes below this one that make shards."""
+    """Descendants of this process that make shards for Ray."""
     parents, found = {}, []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -16,13 +16,13 @@ import pytest
 
 from tests.cluster.hosts import GATEWAY, NETWORK, PROJECT, Hosts, skip_reason
 from tests.cluster.launcher import ENDPOINT, Launcher, documented_submit, s3_for_hosts
+from tests.support.aws import EMPTY, REGION, inventory
 
-pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))]
 pytest.importorskip("moto")
 
 from tests.cluster.fake_cloud import FakeCloud, metadata_service, moto_on_bridge  # noqa: E402
 
-REGION = "us-west-2"
 BUCKET = "a-bucket"
 IMAGE = "ami-12c6146b"
 """One that moto has."""
@@ -61,8 +61,6 @@ def cluster_file(folder: Path) -> Path:
 
 def test_the_aws_file_from_setup_to_teardown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
-
-    from tests.infra.test_aws import EMPTY, inventory
 
     hosts = Hosts(folder / "hosts")
     launcher = Launcher(folder / "home")
@@ -119,7 +117,11 @@ def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[st
         f"--max-images {IMAGES} --max-minutes 60 --checkpoint-minutes 0.1"
     )
     job = re.findall(r"raysubmit_\w+", launcher.run(f"{documented_submit()} {options}"))[0]
-    wait_until(lambda: len(cloud.workers()) == 4, 600)
+    try:
+        wait_until(lambda: len(cloud.workers()) == 4, 600)
+    except AssertionError:
+        step(ask_job(launcher, "logs", job))
+        raise
     first = set(cloud.workers())
     assert all(cloud.launched[name]["InstanceLifecycle"] == "spot" for name in first)
     wait_until(lambda: checkpoints(cloud), 600)
@@ -134,7 +136,7 @@ def train_on_four(cloud: FakeCloud, launcher: Launcher, ec2: Any, ending: set[st
     said = ask_job(launcher, "logs", job)
     step(said[-2500:])
     assert re.search(rf"trained {IMAGES:,} images", said)
-    assert "was lost; going on from the last checkpoint" in said
+    assert "was lost; resuming from the last checkpoint" in said
     assert set(cloud.launched) - first - {i for i in cloud.names if i not in cloud.workers()}, "no replacement came"
 
 

@@ -23,7 +23,7 @@ from sharding import Dataset
 from tests.cluster.hosts import NETWORK, PROJECT, Hosts, skip_reason
 from tests.cluster.launcher import ENDPOINT, STORE, Launcher, documented_submit, s3_for_hosts
 
-pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))]
 
 HOSTS = {"head": f"{NETWORK}.10", "worker-1": f"{NETWORK}.11", "worker-2": f"{NETWORK}.12", "worker-3": f"{NETWORK}.13"}
 BATCH = 24
@@ -139,25 +139,29 @@ def train_while_a_machine_is_lost(hosts: Hosts) -> None:
     results: list[subprocess.CompletedProcess[str]] = []
     training = threading.Thread(target=lambda: results.append(hosts.run("head", command, timeout_s=1500)))
     training.start()
-    run = Run(open_storage(f"{STORE}/runs/faces"))
-    while training.is_alive() and not run.checkpoints():
+    while training.is_alive() and not checkpoints():
         time.sleep(0.1)
     assert training.is_alive(), results
     hosts.power_off("worker-3")
-    reached = int(run.checkpoints()[-1])
+    run, reached = Run(open_storage(f"{STORE}/runs/faces")), int(checkpoints()[-1])
     step(f"worker-3 was powered off; the newest checkpoint is of {reached:,} images")
     assert 0 < reached < IMAGES and reached not in epoch_ends(run), "in mid-epoch"
     training.join()
     step(check(results[0])[-3000:])
-    assert "was lost; going on from the last checkpoint" in results[0].stderr
+    assert "was lost; resuming from the last checkpoint" in results[0].stderr
     step("log.txt:\n" + run.store.get("log.txt").decode())
     for line in results[0].stderr.splitlines()[-3:]:
         assert line in run.store.get("log.txt").decode()
 
 
+def checkpoints() -> list[str]:
+    """Names of the checkpoints now."""
+    return Run(open_storage(f"{STORE}/runs/faces")).checkpoints.names()
+
+
 def epoch_ends(run: Run) -> list[int]:
     """Images seen after the step that completes each epoch."""
-    data = (run.read_json("config.json") or {})["data"]
+    data = (run.read_json("config.json") or {})["data"]["url"]
     epoch = Dataset.open(open_storage(data)).split_sizes["train"]
     return [-(-n // BATCH) * BATCH for n in range(epoch, IMAGES + 1, epoch)]
 
@@ -165,7 +169,7 @@ def epoch_ends(run: Run) -> list[int]:
 def assert_every_image_was_seen() -> None:
     """No image is missing and none is counted twice: each epoch is there once and whole, up to the end."""
     run = Run(open_storage(f"{STORE}/runs/faces"))
-    assert json.loads(run.store.get("metrics.json"))["images_seen"] == int(run.checkpoints()[-1]) == IMAGES
+    assert json.loads(run.store.get("metrics.json"))["images_seen"] == int(checkpoints()[-1]) == IMAGES
     rows = pq.read_table(io.BytesIO(run.store.get("metrics.parquet"))).to_pylist()
     seen = [row["images_seen"] for row in rows]
     assert seen == sorted(set(seen)), "what was done twice counts once"

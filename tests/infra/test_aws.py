@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
+from tests.support.aws import EMPTY, REGION, client, inventory
 
-boto3 = pytest.importorskip("boto3")
+pytest.importorskip("boto3")
 moto_server = pytest.importorskip("moto.server")
 
 from botocore.exceptions import ClientError  # noqa: E402
@@ -21,7 +23,6 @@ from infra.aws.__main__ import main  # noqa: E402
 from infra.aws.cluster_file import read_cluster_file  # noqa: E402
 from infra.aws.policies import head_policy, worker_policy  # noqa: E402
 
-REGION = "us-west-2"
 ACCOUNT = "123456789012"
 SETUP = ["setup", "--bucket", "a-bucket", "--ssh-from", "203.0.113.7/32"]
 
@@ -68,33 +69,6 @@ def run(cluster: Path, *arguments: str) -> int:
     return main([*arguments, "--cluster", str(cluster)])
 
 
-def client(name: str, **keys: str) -> Any:
-    return boto3.client(name, region_name=REGION, **keys)
-
-
-def inventory() -> dict[str, Any]:
-    """What there is in the account beyond what every account has."""
-    iam, ec2 = client("iam"), client("ec2")
-    return {
-        "buckets": [b["Name"] for b in client("s3").list_buckets()["Buckets"]],
-        "roles": [r["RoleName"] for r in iam.list_roles()["Roles"] if "/aws-service-role/" not in r["Path"]],
-        "profiles": [p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]],
-        "groups": [
-            g["GroupName"] for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"
-        ],
-        "keys": [k["KeyName"] for k in ec2.describe_key_pairs()["KeyPairs"]],
-        "machines": [
-            i["InstanceId"]
-            for r in ec2.describe_instances()["Reservations"]
-            for i in r["Instances"]
-            if i["State"]["Name"] != "terminated"
-        ],
-    }
-
-
-EMPTY: dict[str, list[str]] = {key: [] for key in ("buckets", "roles", "profiles", "groups", "keys", "machines")}
-
-
 def test_setup_makes_everything_once_and_fills_in_the_file(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cluster, *SETUP) == 0
     found = inventory()
@@ -122,6 +96,34 @@ def test_the_bucket_is_private_encrypted_versioned_and_swept(cluster: Path) -> N
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
     assert "aws:SecureTransport" in s3.get_bucket_policy(**bucket)["Policy"]
     assert s3.get_bucket_location(**bucket)["LocationConstraint"] == REGION
+
+
+def test_a_bucket_of_the_users_own_keeps_its_policy_rules_and_objects(cluster: Path) -> None:
+    s3, bucket = client("s3"), {"Bucket": "a-bucket"}
+    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutBucketAcl", "Resource": "arn:aws:s3:::a-bucket"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    rule = {"ID": "own", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 7}}
+    s3.create_bucket(**bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_object(**bucket, Key="own", Body=b"1")
+    s3.put_bucket_policy(**bucket, Policy=policy)
+    s3.put_bucket_lifecycle_configuration(**bucket, LifecycleConfiguration={"Rules": [rule]})
+    assert run(cluster, *SETUP) == 0
+    assert s3.get_bucket_policy(**bucket)["Policy"] == policy
+    assert [r["ID"] for r in s3.get_bucket_lifecycle_configuration(**bucket)["Rules"]] == ["own", "sweep"]
+    assert all(s3.get_public_access_block(**bucket)["PublicAccessBlockConfiguration"].values())
+    assert run(cluster, "teardown") == 0
+    assert s3.get_object(**bucket, Key="own")["Body"].read() == b"1"
+
+
+def test_setup_restores_what_was_changed(cluster: Path) -> None:
+    run(cluster, *SETUP)
+    iam, name = client("iam"), "irae-cluster-worker"
+    rights = iam.get_role_policy(RoleName=name, PolicyName=name)["PolicyDocument"]
+    iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=json.dumps(anything_goes()))
+    iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=name)
+    assert run(cluster, "setup") == 0
+    assert iam.get_role_policy(RoleName=name, PolicyName=name)["PolicyDocument"] == rights
+    assert iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]
 
 
 def test_ssh_is_open_to_the_given_ranges_alone(cluster: Path) -> None:
@@ -154,6 +156,7 @@ def test_a_dry_run_says_it_all_and_changes_nothing(cluster: Path, capsys: pytest
     said = capsys.readouterr().out
     for what in (
         "bucket a-bucket",
+        "block public access",
         "role irae-cluster-head",
         "role irae-cluster-worker",
         "security group",
@@ -209,6 +212,18 @@ def test_teardown_leaves_the_machines_of_others(cluster: Path) -> None:
     client("ec2").run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1, TagSpecifications=tags)
     run(cluster, "teardown")
     assert len(inventory()["machines"]) == 1
+
+
+def test_rays_own_role_stays_while_an_instance_uses_it(cluster: Path) -> None:
+    run(cluster, *SETUP)
+    leave_what_ray_leaves(cluster)
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "ray-cluster-name", "Value": "other"}]}]
+    profile = {"Name": "ray-autoscaler-v1"}
+    client("ec2").run_instances(
+        ImageId="ami-12c6146b", MinCount=1, MaxCount=1, TagSpecifications=tags, IamInstanceProfile=profile
+    )
+    run(cluster, "teardown")
+    assert inventory()["roles"] == inventory()["profiles"] == ["ray-autoscaler-v1"]
 
 
 def test_the_policies_allow_the_store_and_nothing_beside_it(cluster: Path, server: str) -> None:
@@ -282,6 +297,9 @@ def test_errors_are_sentences(cluster: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert run(cluster, *SETUP) == 2
     assert "no AWS credentials were found" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "botocore", None)  # as if it were not installed
+    assert run(cluster, *SETUP) == 2
+    assert "infra.aws needs boto3" in capsys.readouterr().err
 
 
 def test_policy_prints_json(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:

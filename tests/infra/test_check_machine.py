@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,12 +32,14 @@ def test_a_problem_is_one_sentence_with_value_and_remedy(version: tuple[int, int
     assert problem is None or "\n" not in problem
 
 
+@pytest.mark.integration
 def test_as_a_program_it_needs_no_package_and_no_folder_of_ours(tmp_path: Path) -> None:
     program = [sys.executable, "-I", "-S", ROOT / "infra/check_machine.py"]
     result = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.integration
 def test_a_full_disk_ends_the_installation(tmp_path: Path) -> None:
     code = (
         "import runpy, shutil; from types import SimpleNamespace\n"

@@ -96,6 +96,7 @@ with checkpoint.as_directory() as folder:
 """
 
 
+@pytest.mark.integration
 def test_ray_reads_a_checkpoint_through_it(store_url: str) -> None:
     """In a process of its own, since Ray reads its settings at import."""
     pytest.importorskip("ray")
@@ -124,12 +125,21 @@ def test_columns_come_back(store_url: str, columns: list[str] | None, rows: int,
 
 def test_absent_and_damaged_files(store_url: str) -> None:
     store = open_storage(store_url)
-    store.put("damaged", b"PAR1 and nothing else")
+    whole = _parquet(pa.table({"a": list(range(1000))}))
+    pieces = {
+        "empty": b"",
+        "begin": b"PAR1",
+        "half": whole[: len(whole) // 2],
+        "other": whole.replace(b"\x15", b"\x16"),
+    }
+    for name, data in pieces.items():
+        store.put(name, data)
     for columns in (None, ["a"]):
         with pytest.raises(FileNotFoundError, match="absent"):
             read_parquet(store, "absent", columns)
-        with pytest.raises(UserError, match="damaged"):
-            read_parquet(store, "damaged", columns)
+        for name in pieces:
+            with pytest.raises(UserError, match=f"{store.url}/{name} is damaged"):
+                read_parquet(store, name, columns)
 
 
 def test_of_s3_only_the_columns_are_downloaded(

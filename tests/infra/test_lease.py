@@ -56,6 +56,7 @@ def test_of_racing_runs_exactly_one_holds_the_lease(store_url: str) -> None:
     assert store.list() == []
 
 
+@pytest.mark.integration
 def test_the_lease_of_a_killed_run_is_taken_over_without_waiting(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,7 @@ def test_the_commands_one_after_the_other(server: LocalS3, monkeypatch: pytest.M
     for file in (path for path in server.folder.rglob("*") if path.is_file() and path.name != "s3.json"):
         assert secret.encode() not in file.read_bytes(), file
     stopped = _run("stop")
-    assert stopped.returncode == 0 and f"process {pid}" in stopped.stdout and not server.running
+    assert stopped.returncode == 0 and f"process {pid}" in stopped.stdout and server.pid is None
     assert not _sockets_left(server)
     assert "no local S3 server runs" in _run("stop").stdout and _run("status").returncode == 3
     assert not any(secret in result.stdout + result.stderr for result in (started, again, status, stopped))
@@ -102,7 +102,7 @@ def test_a_power_cut_loses_nothing(server: LocalS3, monkeypatch: pytest.MonkeyPa
     before = server.env()
     assert _sockets_left(server)
     server.kill()
-    assert not server.running and not _sockets_left(server)
+    assert server.pid is None and not _sockets_left(server)
     with pytest.raises(StorageError, match="cannot be reached"):
         store.check()
     again = LocalS3(server.folder)
@@ -190,7 +190,7 @@ def test_stop_spares_a_process_that_has_the_old_number(server: LocalS3) -> None:
         try:
             state = json.loads((server.folder / "server.json").read_text())
             (server.folder / "server.json").write_text(json.dumps(state | {"pid": other.pid}))
-            assert not server.running
+            assert server.pid is None
             assert "no local S3 server runs" in _run("stop", "--dir", server.folder).stdout
             assert other.poll() is None
         finally:

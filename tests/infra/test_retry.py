@@ -107,29 +107,21 @@ def test_local_stores_and_other_errors_are_not_retried(tmp_path: Path, kind: typ
 
 
 def test_an_outage_of_the_store_is_survived_and_logged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    own_s3_server: LocalS3, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("boto3")
     from infra.storage import s3
 
     monkeypatch.setitem(s3._CLIENT, "retries", {"total_max_attempts": 1})  # botocore's own retries are not the subject
-    server = LocalS3(tmp_path / "s3")
-    server.start()
-    for name, value in server.env().items():
-        monkeypatch.setenv(name, value)
     store = open_storage("s3://irae/folder")
-    server.kill()
+    own_s3_server.kill()
 
     def start(pause_s: float) -> None:
-        server.start()
+        own_s3_server.start()
 
     monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=time.monotonic, sleep=start))
     caplog.set_level(logging.WARNING)
-    try:
-        retry_with_backoff(lambda: store.put("a", b"1"), store)
-        assert store.get("a") == b"1"
-    finally:
-        server.kill()
+    retry_with_backoff(lambda: store.put("a", b"1"), store)
+    assert store.get("a") == b"1"
     failed, recovered = caplog.messages
     assert "cannot be reached" in failed and "retrying for 5 min" in failed
     assert "s3://irae/folder is reachable again" in recovered

@@ -132,9 +132,9 @@ def test_exif_orientation_is_applied(orientation: int, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_several_pictures_are_refused(format: str) -> None:
+def test_several_images_are_refused(format: str) -> None:
     frames = [Image.fromarray(np.roll(photo(), shift, axis=1)) for shift in (0, 7, 14)]
-    with pytest.raises(BadImage, match="3 pictures"):
+    with pytest.raises(BadImage, match="3 images"):
         decode_rgb(encode(frames[0], format, save_all=True, append_images=frames[1:]))
 
 

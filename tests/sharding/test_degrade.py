@@ -1,4 +1,4 @@
-"""The stored degradations: what they give, and that it depends on nothing but image, key, seed and name."""
+"""The stored degradations: their results, which depend on image, key, seed and name alone."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
 from sharding.sources import open_source
+from sharding.tar import NPY_HEADER_BYTES, npy_bytes
 from sharding.write.degrade import (
     KINDS,
-    NPY_HEADER_BYTES,
     Degradation,
     Field,
     encoder_settings,
-    npy_bytes,
     parse_degradations,
 )
 
@@ -143,7 +142,7 @@ def test_parsing_names_every_mistake_at_once() -> None:
         parse_degradations(["awgn:25", "jpeg:0,101,ten,10,10:411,10", "mask", "mask:blob", "jpeg:20:444:1"])
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
-    for part in ("'awgn:25'", "jpeg, mask", "'0'", "'101'", "'ten'", "'10:411'", "jpeg10 is asked for twice"):
+    for part in ("'awgn:25'", "jpeg, mask", "'0'", "'101'", "'ten'", "'10:411'", "jpeg10 is requested twice"):
         assert part in message
     for part in ("the mask ''", "'blob'", "box, center, brush", "'20:444:1'"):
         assert part in message

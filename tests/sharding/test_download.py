@@ -1,4 +1,4 @@
-"""Downloads from a small web server that also misbehaves: cuts, no ranges, web pages, wrong bytes."""
+"""Downloads from a small web server with faults: cuts, no ranges, web pages, wrong bytes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ import scipy.io
 from PIL import Image
 
 import sharding.download.over_http
+from infra.storage import UserError
 from sharding.download import download
 from sharding.download.archives import ARCHIVES, Archive
 from sharding.sources import open_source
@@ -64,8 +65,8 @@ class Site:
         if data is None or fault in ("404", "503"):
             return handler.send_error(503 if fault == "503" else 404)
         total, first, status = len(data), 0, 200
-        if fault in ("html", "html as binary"):
-            data = HTML if fault == "html as binary" else b"<!-- begins otherwise -->" + HTML
+        if fault == "html":
+            data = HTML
         elif self.ranges and handler.headers["Range"]:
             first, status = int(re.fullmatch(r"bytes=(\d+)-", handler.headers["Range"])[1]), 206  # type: ignore[index]
             first += fault == "other range"
@@ -92,7 +93,7 @@ class Site:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(sharding.download.over_http, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(sharding.download.over_http, "FIRST_PAUSE_S", 0.001)
     site = Site()
     yield site
     site.stop()
@@ -172,8 +173,8 @@ def blob(site: Site) -> dict[str, tuple[Archive, ...]]:
 
 
 def problem(table: Mapping[str, tuple[Archive, ...]], folder: Path) -> str:
-    """The sentence of a download that fails."""
-    with pytest.raises(ValueError) as caught:
+    """The error of a download that fails."""
+    with pytest.raises(UserError) as caught:
         download(next(iter(table)), folder, table=table)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
     return str(caught.value)
@@ -181,13 +182,13 @@ def problem(table: Mapping[str, tuple[Archive, ...]], folder: Path) -> str:
 
 @pytest.mark.parametrize("source_name", ["celeba", "cub", "flowers"])
 def test_a_source_reads_what_was_downloaded(site: Site, tmp_path: Path, source_name: str) -> None:
-    table, told = tiny_table(site, source_name), []
-    root = download(source_name, tmp_path / "new", lambda done, total: told.append((done, total)), table)
+    table, received = tiny_table(site, source_name), []
+    root = download(source_name, tmp_path / "new", received.append, table)
     source = open_source(source_name, root)
     images = source.images()
     assert len(images) == 3 and all(source.pixels(i, source.read(i)).shape[2] == 3 for i in images)
     total = sum(archive.size_bytes for archive in table[source_name])
-    assert told == sorted(told) and told[-1] == (total, total)
+    assert received == sorted(received) and received[-1] == total
     assert not [path for path in root.rglob("*") if path.suffix == ".part" or "unpacking" in path.name]
     site.requests.clear()
     assert download(source_name, root, table=table) == root and not site.requests
@@ -205,7 +206,7 @@ def test_the_table_of_the_published_archives() -> None:
     assert all(bool(archive.holds) == archive.name.endswith((".tgz", ".zip")) for archive in archives)
 
 
-def test_a_cut_download_goes_on_where_it_stopped(site: Site, blob: dict, tmp_path: Path) -> None:
+def test_a_cut_download_resumes_where_it_stopped(site: Site, blob: dict, tmp_path: Path) -> None:
     site.faults = [20_000, 10_000, "503", "404"]
     assert "404" in problem(blob, tmp_path)
     assert (tmp_path / "blob.bin.part").read_bytes() == site.files["blob.bin"][:30_000]
@@ -217,7 +218,7 @@ def test_a_cut_download_goes_on_where_it_stopped(site: Site, blob: dict, tmp_pat
 def test_attempts_are_bounded(site: Site, blob: dict, tmp_path: Path) -> None:
     site.faults = [1] * 100
     message = problem(blob, tmp_path)
-    assert "ended after 4 of 50,000 bytes" in message and "http://example.org/page" in message
+    assert "stopped after 4 of 50,000 bytes" in message and "http://example.org/page" in message
     assert len(site.requests) == sharding.download.over_http.ATTEMPTS
     # Attempts that bring something do not count.
     big = {"big": (entry(site, "big.bin", bytes(10 * 2**20)),)}
@@ -225,7 +226,7 @@ def test_attempts_are_bounded(site: Site, blob: dict, tmp_path: Path) -> None:
     download("big", tmp_path, table=big)
 
 
-def test_a_server_without_ranges_begins_anew(site: Site, blob: dict, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_all_again(site: Site, blob: dict, tmp_path: Path) -> None:
     site.ranges, site.faults = False, [20_000, 30_000, "no length"]
     download("blob", tmp_path, table=blob)
     assert (tmp_path / "blob.bin").read_bytes() == site.files["blob.bin"]
@@ -234,17 +235,16 @@ def test_a_server_without_ranges_begins_anew(site: Site, blob: dict, tmp_path: P
 
 def test_another_range_than_asked_for_is_refused(site: Site, blob: dict, tmp_path: Path) -> None:
     site.faults = [20_000, "other range"]
-    assert "another range" in problem(blob, tmp_path)
+    assert "Content-Range bytes 20001-49999/50000, but should with bytes 20000-" in problem(blob, tmp_path)
     download("blob", tmp_path, table=blob)
 
 
-@pytest.mark.parametrize("fault", ["html", "html as binary"])
-def test_a_web_page_is_no_archive(site: Site, tmp_path: Path, fault: str) -> None:
+def test_a_web_page_is_no_archive(site: Site, tmp_path: Path) -> None:
     table = tiny_table(site, "celeba")
-    site.faults = [fault]
+    site.faults = ["html"]
     message = problem(table, tmp_path)
     assert "web page (HTML) in place of list_eval_partition.txt" in message
-    assert "get list_eval_partition.txt, img_align_celeba.zip by hand from http://example.org/page" in message
+    assert "download list_eval_partition.txt, img_align_celeba.zip by hand from http://example.org/page" in message
     assert not (tmp_path / "list_eval_partition.txt").exists()
     # As advised: by hand, into the folder.
     for name, data in site.files.items():
@@ -253,9 +253,8 @@ def test_a_web_page_is_no_archive(site: Site, tmp_path: Path, fault: str) -> Non
     assert len(open_source("celeba", download("celeba", tmp_path, table=table)).images()) == 3 and not site.requests
 
 
-@pytest.mark.parametrize("fault", ["html", "html as binary"])
-def test_a_web_page_in_the_middle_costs_nothing(site: Site, blob: dict, tmp_path: Path, fault: str) -> None:
-    site.faults = [20_000, fault]
+def test_a_web_page_in_the_middle_costs_nothing(site: Site, blob: dict, tmp_path: Path) -> None:
+    site.faults = [20_000, "html"]
     assert "web page" in problem(blob, tmp_path)
     assert (tmp_path / "blob.bin.part").stat().st_size == 20_000
     download("blob", tmp_path, table=blob)
@@ -268,13 +267,12 @@ def test_wrong_bytes_are_removed(site: Site, blob: dict, tmp_path: Path) -> None
     assert hashlib.md5(wrong).hexdigest() in message and hashlib.md5(right).hexdigest() in message
     assert not [path.name for path in tmp_path.iterdir() if "blob" in path.name]
     site.files["blob.bin"] = right[:-1]
-    assert "49,999 bytes, but should have 50,000" in problem(blob, tmp_path)
+    assert "Content-Length 49999, but should with 50000" in problem(blob, tmp_path)
     site.faults = ["no length"] * 9
-    assert "49,999 bytes or fewer, but should have 50,000" in problem(blob, tmp_path)
-    assert not (tmp_path / "blob.bin").exists() and not (tmp_path / "blob.bin.part").read_bytes()
+    assert "answers 416" in problem(blob, tmp_path) and not (tmp_path / "blob.bin").exists()
 
 
-def test_a_damaged_or_overlong_begin_is_found(site: Site, blob: dict, tmp_path: Path) -> None:
+def test_a_damaged_or_overlong_part_is_found(site: Site, blob: dict, tmp_path: Path) -> None:
     (tmp_path / "blob.bin.part").write_bytes(bytes(20_000))
     assert "MD5" in problem(blob, tmp_path) and not (tmp_path / "blob.bin.part").exists()
     (tmp_path / "blob.bin.part").write_bytes(bytes(60_000))
@@ -299,15 +297,10 @@ def test_without_a_network(site: Site, blob: dict, tmp_path: Path) -> None:
             assert f"http://{host}/b" in message and f"put it into {tmp_path}" in message
 
 
-def test_space_is_looked_at_first(site: Site, tmp_path: Path) -> None:
-    table = {"huge": (Archive("huge.bin", f"{site.url}/huge.bin", 10**18, "0" * 32, "http://example.org/page"),)}
-    assert "1000000000.0 GB" in problem(table, tmp_path) and not site.requests
-
-
 def test_a_folder_that_cannot_be_written(site: Site, blob: dict, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert str(tmp_path / "file") in problem(blob, tmp_path / "file" / "below")
-    with pytest.raises(ValueError, match="only for celeba, cub, flowers"):
+    with pytest.raises(UserError, match="only for celeba, cub, flowers"):
         download("synthetic", tmp_path)
 
 
@@ -384,8 +377,6 @@ NOISE = np.random.default_rng(0).bytes(9999)
     ("name", "data"),
     [
         ("dots.tgz", tgz({"x/a": b"", "../../outside": b"evil"})),
-        ("dots.zip", zipped({"x/a": b"", "../../outside": b"evil"})),
-        ("absolute.zip", zipped({"x/a": b"", "/tmp/outside": b"evil"})),
         ("absolute-link.tgz", link("/etc/passwd")),
         ("link.tgz", link("../../../outside")),
         ("cut.tgz", tgz({"x/a": NOISE})[:5000]),
@@ -402,3 +393,11 @@ def test_a_bad_archive_leaves_nothing(site: Site, tmp_path: Path, name: str, dat
     assert str(folder / name) in problem({"evil": (entry(site, name, data, "x"),)}, folder)
     assert sorted(path.name for path in folder.iterdir()) == [".download.lock", name]
     assert not list(tmp_path.rglob("outside"))
+
+
+@pytest.mark.parametrize("member", ["../../outside", "/tmp/outside"])
+def test_a_zip_cannot_write_outside_of_its_folder(site: Site, tmp_path: Path, member: str) -> None:
+    folder = tmp_path / "deep" / "folder"
+    download("evil", folder, table={"evil": (entry(site, "evil.zip", zipped({"x/a": b"", member: b"evil"}), "x"),)})
+    assert sorted(path.name for path in (folder / "x").iterdir()) == [".unpacked", "a"]
+    assert not list(tmp_path.rglob("outside")) and not Path("/tmp/outside").exists()

@@ -1,15 +1,13 @@
-"""Shards: their bytes, what stock tools make of them, and the rows that are kept of them."""
+"""Shards: their bytes, their content by stock tools, and their records."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import itertools
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,17 +15,18 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from webdataset.gopen import gopen_schemes
 
-from infra.storage import open_storage
+from infra.storage import UserError, filesystem, open_storage
 from sharding.dataset import Dataset
 from sharding.sources import SourceImage
 from sharding.tar import Tar, tar_end, tar_header
 from sharding.write.decode import BadImage
 from sharding.write.degrade import parse_degradations
-from sharding.write.pack import SampleSpec, ShardRecord, build_shard, pack_shard, quantise, record_name
-from tests.support.sharding import make_small, small_plan, small_source
+from sharding.write.pack import SampleSpec, ShardRecord, build_shard, quantise, record_name
+from tests.support.sharding import make_small, pack_shard, small_plan, small_source
 
-RECIPE = SampleSpec(tuple(parse_degradations(["jpeg:10,90:444", "mask:box,brush"])))
+SPEC = SampleSpec(tuple(parse_degradations(["jpeg:10,90:444", "mask:box,brush"])))
 
 
 @given(st.text("abcdefghij_/-.0123456789", min_size=1, max_size=100), st.integers(0, 8**11 - 1))
@@ -54,17 +53,17 @@ def test_tarfile_reads_every_member_where_the_rows_say() -> None:
     source = small_source()
     plan = small_plan(source)
     for shard in plan.shards:
-        tar, part = build_shard(source, shard, RECIPE)
+        tar, record = build_shard(source, shard, SPEC)
         members = members_of(tar)
-        expected = [(row, name) for row in part.rows for name in RECIPE.fields]
-        assert [image.key for image in shard.images] == [row["key"] for row in part.rows]
+        expected = [(row, name) for row in record.rows for name in SPEC.fields]
+        assert [image.key for image in shard.images] == [row["key"] for row in record.rows]
         for member, (row, name) in zip(members, expected, strict=True):
-            assert member.name == f"{row['key']}.{name}.{RECIPE.fields[name]}"
+            assert member.name == f"{row['key']}.{name}.{SPEC.fields[name]}"
             assert (member.offset_data, member.size) == (row[f"{name}_offset"], row[f"{name}_bytes"])
             assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
             content = tar[member.offset_data :][: member.size]
             assert zlib.crc32(content) == row[f"{name}_crc32"]
-        for image, row in zip(shard.images, part.rows, strict=True):
+        for image, row in zip(shard.images, record.rows, strict=True):
             assert row["source_sha256"] == hashlib.sha256(source.read(image)).hexdigest()
             assert (row["source_file"], row["split"], row["shard"]) == (image.file, shard.split, shard.index)
 
@@ -72,12 +71,12 @@ def test_tarfile_reads_every_member_where_the_rows_say() -> None:
 def test_the_same_input_gives_the_same_bytes_and_other_input_others(tmp_path: Path) -> None:
     source, store = small_source(), open_storage(tmp_path)
     shard = small_plan(source).shards[0]
-    tar, _ = build_shard(source, shard, RECIPE)
-    part = pack_shard(source, shard, RECIPE, store)
+    tar, _ = build_shard(source, shard, SPEC)
+    record = pack_shard(source, shard, SPEC, store)
     assert store.get(shard.name) == tar
-    assert part.sha256 == hashlib.sha256(tar).hexdigest() and part.sha256 == store.sha256(shard.name)
-    assert ShardRecord.from_bytes(store.get(record_name(shard.name))) == part
-    for other in (SampleSpec(RECIPE.degradations, bits=5), SampleSpec(RECIPE.degradations, seed=1), SampleSpec()):
+    assert record.sha256 == hashlib.sha256(tar).hexdigest() and record.sha256 == store.sha256(shard.name)
+    assert ShardRecord.from_bytes(store.get(record_name(shard.name))) == record
+    for other in (SampleSpec(SPEC.degradations, bits=5), SampleSpec(SPEC.degradations, seed=1), SampleSpec()):
         assert build_shard(source, shard, other)[0] != tar
 
 
@@ -85,7 +84,7 @@ def test_a_buffer_that_served_a_larger_shard_gives_the_same_bytes() -> None:
     source, used = small_source(), Tar()
     used.add("x", b"\xff" * (1 << 21))
     for shard in small_plan(source).shards:
-        assert build_shard(source, shard, RECIPE, used)[0] == build_shard(source, shard, RECIPE)[0]
+        assert build_shard(source, shard, SPEC, used)[0] == build_shard(source, shard, SPEC)[0]
 
 
 def test_a_tar_larger_than_its_first_buffer_is_whole() -> None:
@@ -101,17 +100,11 @@ def test_a_tar_larger_than_its_first_buffer_is_whole() -> None:
 
 def test_stock_webdataset_reads_every_field(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source, store = small_source(), open_storage(store_url)
-    make_small(store, RECIPE, source)
+    make_small(store, SPEC, source)
     dataset = Dataset.open(store)
     urls = [f"{store_url}/{shard['name']}" for shard in dataset.shards]
-    if store_url.startswith("s3"):
-
-        def from_s3(url: str, *_: Any, **__: Any) -> io.BytesIO:
-            folder, _, name = url.rpartition("/")
-            return io.BytesIO(open_storage(folder).get(name))
-
-        schemes = importlib.import_module("webdataset.gopen").gopen_schemes
-        monkeypatch.setitem(schemes, "s3", from_s3)
+    files, _ = filesystem(store_url)
+    monkeypatch.setitem(gopen_schemes, "s3", lambda url, *_: files.open(url))
     stock = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("pil")
     samples = {sample["__key__"]: sample for sample in stock}
     images = source.images()
@@ -119,8 +112,8 @@ def test_stock_webdataset_reads_every_field(store_url: str, monkeypatch: pytest.
     for image in images:
         sample, clean = samples[image.key], source.pixels(image, source.read(image))
         np.testing.assert_array_equal(sample["clean.npy"], clean)
-        for degradation in RECIPE.degradations:
-            field = degradation.apply(clean, image.key, RECIPE.seed)
+        for degradation in SPEC.degradations:
+            field = degradation.apply(clean, image.key, SPEC.seed)
             stored = sample[f"{field.name}.{field.extension}"]
             expected = (
                 np.load(io.BytesIO(field.data)) if field.extension == "npy" else Image.open(io.BytesIO(field.data))
@@ -130,7 +123,7 @@ def test_stock_webdataset_reads_every_field(store_url: str, monkeypatch: pytest.
 
 def test_pixels_lie_at_the_manifest_s_offset(tmp_path: Path) -> None:
     store, source = open_storage(tmp_path), small_source()
-    make_small(store, RECIPE, source)
+    make_small(store, SPEC, source)
     dataset = Dataset.open(store)
     by_key = {image.key: image for image in source.images()}
     for split in ("train", "val", "test"):
@@ -147,12 +140,12 @@ def test_bits_are_cut_as_stated() -> None:
     np.testing.assert_array_equal(quantise(pixels, 5), pixels // 8 * 8)
 
 
-class Spoilt:
-    """The small source with some images that cannot be used, or not be read."""
+class FaultySource:
+    """The small source with some unusable (`bad`) or unreadable images."""
 
     def __init__(self, bad: set[str] = frozenset(), unreadable: set[str] = frozenset()) -> None:  # type: ignore[assignment]
         self.inner, self.bad, self.unreadable = small_source(), bad, unreadable
-        self.images, self.name, self.size = self.inner.images, "spoilt", self.inner.size
+        self.images, self.name, self.size = self.inner.images, "faulty", self.inner.size
 
     def read(self, image: SourceImage) -> bytes:
         if image.key in self.unreadable:
@@ -168,41 +161,41 @@ class Spoilt:
 def test_unusable_images_are_listed_and_the_others_kept() -> None:
     shard = small_plan(small_source()).shards[0]
     bad = shard.images[2].key
-    tar, part = build_shard(Spoilt({bad}), shard, RECIPE)  # type: ignore[arg-type]
-    assert part.bad == [{"key": bad, "file": shard.images[2].file, "reason": "the reason"}]
-    assert [row["key"] for row in part.rows] == [image.key for image in shard.images if image.key != bad]
+    tar, record = build_shard(FaultySource({bad}), shard, SPEC)  # type: ignore[arg-type]
+    assert record.bad == [{"key": bad, "file": shard.images[2].file, "reason": "the reason"}]
+    assert [row["key"] for row in record.rows] == [image.key for image in shard.images if image.key != bad]
     names = [member.name for member in members_of(tar)]
-    assert len(names) == len(part.rows) * len(RECIPE.fields) and not any(name.startswith(f"{bad}.") for name in names)
+    assert len(names) == len(record.rows) * len(SPEC.fields) and not any(name.startswith(f"{bad}.") for name in names)
 
 
 def test_a_vanished_file_is_an_error_and_nothing_is_put(tmp_path: Path) -> None:
     shard = small_plan(small_source()).shards[0]
-    gone = Spoilt(unreadable={shard.images[3].key})
-    with pytest.raises(ValueError, match=f"the image {shard.images[3].file} was listed and cannot be read now"):
-        pack_shard(gone, shard, RECIPE, open_storage(tmp_path))  # type: ignore[arg-type]
+    gone = FaultySource(unreadable={shard.images[3].key})
+    with pytest.raises(UserError, match=f"the image {shard.images[3].file} was listed and cannot be read now"):
+        pack_shard(gone, shard, SPEC, open_storage(tmp_path))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_that_comes_out_different_is_not_put(tmp_path: Path) -> None:
     store, source = open_storage(tmp_path), small_source()
     shard = small_plan(source).shards[0]
-    expected = pack_shard(source, shard, RECIPE, store).sha256
+    expected = pack_shard(source, shard, SPEC, store).sha256
     before = store.get(shard.name)
-    assert pack_shard(source, shard, RECIPE, store, expected).sha256 == expected
-    with pytest.raises(ValueError, match="the images or the encoders have changed since"):
-        pack_shard(small_source(seed=1), shard, RECIPE, store, expected)
+    assert pack_shard(source, shard, SPEC, store, expected).sha256 == expected
+    with pytest.raises(UserError, match="the images or the encoders have changed since"):
+        pack_shard(small_source(seed=1), shard, SPEC, store, expected)
     assert store.get(shard.name) == before
 
     def lost() -> None:
-        raise ValueError("taken over")
+        raise UserError("taken over")
 
-    with pytest.raises(ValueError, match="taken over"):
+    with pytest.raises(UserError, match="taken over"):
         pack_shard(source, shard, SampleSpec(), store, None, lost)
     assert store.get(shard.name) == before
 
 
 def test_a_data_set_s_shards_differ(tmp_path: Path) -> None:
     store = open_storage(tmp_path)
-    make_small(store, RECIPE)
+    make_small(store, SPEC)
     hashes = [shard["sha256"] for shard in Dataset.open(store).shards]
     assert all(a != b for a, b in itertools.combinations(hashes, 2))

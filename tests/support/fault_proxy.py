@@ -1,6 +1,6 @@
-"""An HTTP proxy in front of an S3 server that spoils some of its answers: a fixed share, chosen by a seed.
+"""An HTTP proxy before an S3 server that injects faults into a share of the answers, chosen by a seed.
 
-Requests go through unchanged, so that their signatures stay valid. Every answer ends its connection.
+Requests are forwarded unchanged, so that their signatures stay valid. Every answer closes its connection.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 FAULTS = ("500", "503", "expired", "reset", "trickle")
-"""500 InternalError, 503 SlowDown, 403 ExpiredToken, a reset in the middle of the body, a body that trickles."""
+"""500 InternalError, 503 SlowDown, 403 ExpiredToken, a reset within the body, a trickling body."""
 UPLOAD_FAULTS = ("500", "503", "cut_request", "reset")
-"""cut_request: a reset in the middle of what the client sends."""
+"""cut_request: a reset within the request's body."""
 ANSWERS = {
     "500": ("500 Internal Server Error", "InternalError"),
     "503": ("503 Service Unavailable", "SlowDown"),
@@ -29,12 +29,13 @@ TRICKLE_BYTES, TRICKLE_S = 256, 0.05
 
 
 class FaultProxy:
-    """Use as a context manager; `endpoint` is its URL while it runs.
+    """Context manager; `endpoint` is its URL while it runs.
 
-    share: of the requests chosen by `spoils` (method, path), how many are spoiled.
-    kinds: of FAULTS or UPLOAD_FAULTS, or "silent": the connection stays open and nothing comes.
-    most: faults in all; None is without end. most_in_a_row: after so many, one request is let through.
-    share, kinds and most may be changed meanwhile.
+    share: probability of a fault for the requests that `affects` (method, path) selects.
+    kinds: of FAULTS or UPLOAD_FAULTS, or "silent": the connection stays open without an answer.
+    max_faults: faults in total; None: no limit. max_consecutive: faults in a row before one request is let through.
+    trickle_blocks: blocks of an answer that trickle before the rest comes at once; None: all.
+    share, kinds and max_faults may be changed while it runs.
     """
 
     def __init__(
@@ -44,18 +45,17 @@ class FaultProxy:
         seed: int = 0,
         share: float = 0.5,
         kinds: Sequence[str] = FAULTS,
-        most: int | None = None,
+        max_faults: int | None = None,
         trickle_blocks: int | None = 4,
-        most_in_a_row: int | None = None,
-        spoils: Callable[[str, str], bool] = lambda method, path: method == "GET",
+        max_consecutive: int | None = None,
+        affects: Callable[[str, str], bool] = lambda method, path: method == "GET",
     ) -> None:
         address = urlsplit(upstream)
         self._upstream = (address.hostname, address.port)
         self._random = random.Random(seed)
-        self.share, self.kinds, self.most, self.spoils = share, kinds, most, spoils
-        self.most_in_a_row, self._row = most_in_a_row, 0
+        self.share, self.kinds, self.max_faults, self.affects = share, kinds, max_faults, affects
+        self.max_consecutive, self._consecutive = max_consecutive, 0
         self.trickle_blocks = trickle_blocks
-        """Blocks that trickle before the rest comes at once; None: all of them."""
         self.injected: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,12 +81,13 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _choose(self, method: str, path: str) -> str | None:
-        if not self.spoils(method, path) or (self.most is not None and self.injected.total() >= self.most):
+        is_limited = self.max_faults is not None and self.injected.total() >= self.max_faults
+        if is_limited or not self.affects(method, path):
             return None
-        if self._random.random() >= self.share or self._row == self.most_in_a_row:
-            self._row = 0
+        if self._random.random() >= self.share or self._consecutive == self.max_consecutive:
+            self._consecutive = 0
             return None
-        self._row += 1
+        self._consecutive += 1
         kind = self._random.choice(self.kinds)
         self.injected[kind] += 1
         return kind
@@ -98,7 +99,7 @@ class FaultProxy:
         try:
             await self._answer(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
-            pass  # one of the two ends went away
+            pass  # the client or the server closed the connection
         finally:
             self._tasks.discard(task)
             writer.close()
@@ -126,25 +127,24 @@ class FaultProxy:
             up_writer.close()
 
     async def _take_body(self, head: bytes, reader: asyncio.StreamReader) -> None:
-        """Read what the client sends anyway; one that waits for a "100 Continue" sends nothing before an answer."""
+        """Read the request's body; a client that waits for "100 Continue" sends none before an answer."""
         if b"100-continue" not in head.lower():
             await reader.readexactly(body_bytes(head))
 
     async def _cut_request(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Let upstream have a part of the request, then reset both connections."""
+        """Forward a part of the request, then reset both connections."""
         _, up_writer = await asyncio.open_connection(*self._upstream)
         up_writer.write(head)
         if b"100-continue" in head.lower():
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        most = body_bytes(head)
-        if most:
-            up_writer.write(await reader.readexactly(self._random.randint(1, most)))
+        if size_bytes := body_bytes(head):
+            up_writer.write(await reader.readexactly(self._random.randint(1, size_bytes)))
             await up_writer.drain()
         reset(up_writer)
         reset(writer)
 
     async def _send(self, head: bytes, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter) -> None:
-        """The request, with its body for as long as one comes; upstream is to close after its answer."""
+        """Forward the request and its body; upstream closes the connection after its answer."""
         first, rest = head.split(b"\r\n", 1)
         kept = [line for line in rest.split(b"\r\n") if line and not line.lower().startswith(b"connection:")]
         upstream.write(b"\r\n".join([first, *kept, b"Connection: close", b"", b""]))
@@ -180,7 +180,7 @@ class FaultProxy:
 
 
 def body_bytes(head: bytes) -> int:
-    """Of a request, by its header."""
+    """Size of a request's body, by its header."""
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             return int(line.partition(b":")[2])
@@ -188,13 +188,13 @@ def body_bytes(head: bytes) -> int:
 
 
 def error_answer(status: str, code: str) -> bytes:
-    """What S3 sends for an error."""
+    """An error answer of S3."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\nConnection: close"
     return head.encode() + b"\r\n\r\n" + body
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """End a connection as a crash would: RST, no FIN."""
+    """Close a connection as a crash does: RST, no FIN."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

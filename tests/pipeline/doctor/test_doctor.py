@@ -14,7 +14,7 @@ from infra.storage import UserError, open_storage
 from pipeline.doctor import cluster as doctor
 from pipeline.doctor.cluster import main
 from pipeline.doctor.config import DoctorConfig
-from pipeline.doctor.machine import MachineReport, check_access, check_machine, check_peers
+from pipeline.doctor.machine import PEERS, VERSIONS, MachineReport, check_access, check_machine, check_peers
 
 
 def local(store: str) -> DoctorConfig:
@@ -46,14 +46,14 @@ def test_another_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_too_small_a_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.doctor.machine.MIN_CACHE_GB", 1e9)
-    report = check_machine("here", str(tmp_path), "absent", {})
+    report = check_machine(MachineReport("here", str(tmp_path), "absent"))
     assert any("GB are free at" in problem for problem in report.problems)
     assert {"cache", "store"} <= report.failed
 
 
 def test_a_folder_that_is_not_shared_is_named(tmp_path: Path) -> None:
-    report = MachineReport("there")
-    check_access(report, str(tmp_path), "written/elsewhere")
+    report = MachineReport("there", str(tmp_path), "written/elsewhere")
+    check_access(report)
     (problem,) = report.problems
     assert "is not the same store as on the machine of the command" in problem
 
@@ -63,10 +63,11 @@ def test_a_machine_out_of_reach_is_named() -> None:
         listening.bind(("127.0.0.1", 0))
         address = listening.getsockname()
         listening.listen()
-        report = MachineReport("here")
-        check_peers(report, {"near": address})
-        assert not report.problems and report.values["others"].endswith("ms at most")
-    check_peers(report, {"far": address})
+        report = MachineReport("here", peers={"near": address})
+        check_peers(report)
+        assert not report.problems and report.values[PEERS].endswith("ms at most")
+    report.peers = {"far": address}
+    check_peers(report)
     assert report.problems[0].startswith(f"cannot reach far at 127.0.0.1:{address[1]}")
 
 
@@ -76,12 +77,15 @@ def node(address: str, alive: bool, reason: object = "2") -> dict[str, Any]:
 
 def test_only_machines_that_went_unasked_and_stayed_away_are_lost() -> None:
     nodes = [node("a", True), node("b", False), node("b", True), node("c", False), node("d", False, "1")]
-    assert [n["NodeManagerAddress"] for n in doctor.lost_nodes(nodes)] == ["c"]
-    assert doctor.lost_sentence(node("c", False)).startswith("c (c) is lost")
+    (problem,) = doctor.lost_machines(nodes)
+    assert problem.startswith("c (c) is lost")
 
 
 def test_machines_that_differ_are_named() -> None:
-    same = [MachineReport("a", {"versions": "3.12 2.13 2.60"}), MachineReport("b", {"versions": "3.12 2.13 2.60"})]
+    same = [
+        MachineReport("a", values={VERSIONS: "3.12 2.13 2.60"}),
+        MachineReport("b", values={VERSIONS: "3.12 2.13 2.60"}),
+    ]
     assert doctor.version_differences(same) == []
-    (problem,) = doctor.version_differences([*same, MachineReport("c", {"versions": "3.11 2.13 2.60"})])
+    (problem,) = doctor.version_differences([*same, MachineReport("c", values={VERSIONS: "3.11 2.13 2.60"})])
     assert "3.11 2.13 2.60 on c; 3.12 2.13 2.60 on a, b" in problem

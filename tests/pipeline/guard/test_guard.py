@@ -21,7 +21,7 @@ from pipeline.guard.config import GuardConfig
 
 
 @pytest.fixture
-def imds() -> Iterator[Any]:
+def imds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A metadata service of version 2; `noticed` switches the notice on."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,7 +47,7 @@ def imds() -> Iterator[Any]:
 
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.noticed = False
-    server.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(guard, "IMDS", f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -57,14 +57,14 @@ def imds() -> Iterator[Any]:
 
 
 def test_a_spot_notice_is_seen(imds: Any) -> None:
-    assert not guard.has_spot_notice(imds.url)
+    assert not guard.has_spot_notice()
     imds.noticed = True
-    assert guard.has_spot_notice(imds.url)
+    assert guard.has_spot_notice()
 
 
-def test_where_there_is_no_aws_there_is_no_notice(imds: Any) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    assert not guard.has_spot_notice(url)
+def test_where_there_is_no_aws_there_is_no_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "IMDS", f"http://127.0.0.1:{free_port()}")
+    assert not guard.has_spot_notice()
 
 
 def free_port() -> int:
@@ -81,7 +81,7 @@ def test_a_notice_is_passed_on_once(imds: Any, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     drained: list[bool] = []
     monkeypatch.setattr(guard, "drain", lambda: drained.append(notice_file().exists()))
-    watching = guard.Guard(GuardConfig("run"), imds.url)
+    watching = guard.Guard(GuardConfig("run"))
     watching.poll()
     assert not drained and not notice_file().exists()
     imds.noticed = True
@@ -114,7 +114,7 @@ def timeline(monkeypatch: pytest.MonkeyPatch, config: GuardConfig, events: dict[
     now_s, actions = 0.0, list[str]()
     answers = {"notice": False, "head": True, "used": True}
     monkeypatch.setattr(guard.time, "monotonic", lambda: now_s)
-    monkeypatch.setattr(guard, "has_spot_notice", lambda imds: answers["notice"])
+    monkeypatch.setattr(guard, "has_spot_notice", lambda: answers["notice"])
     monkeypatch.setattr(guard, "head_answers", lambda: answers["head"])
     monkeypatch.setattr(guard, "is_in_use", lambda: answers["used"])
     monkeypatch.setattr(guard, "stop_orphan", lambda action: actions.append(f"{action} at {now_s / 60:g}"))
@@ -166,6 +166,7 @@ print("all as expected")
 """
 
 
+@pytest.mark.integration
 def test_jobs_and_nodes_are_found_by_public_names_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real cluster of one node; in a process of its own, since Ray reads its settings at import."""
     pytest.importorskip("ray")
@@ -177,6 +178,7 @@ def test_jobs_and_nodes_are_found_by_public_names_of_ray(tmp_path: Path, monkeyp
     assert result.returncode == 0 and "all as expected" in result.stdout, result.stdout + result.stderr
 
 
+@pytest.mark.integration
 def test_the_background_guard_replaces_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from infra.local_s3.server import LocalS3
-from infra.storage import open_storage
+from infra.storage import UserError, open_storage
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.make import main
 from pipeline.shard.tasks import RAY_FROM_SHARDS, choose_workers
@@ -42,7 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(open_storage(folder))
 
 
-def test_the_data_set_says_how_it_was_made(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_data_set_records_how_it_was_made(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     info = json.loads(undisturbed["dataset.json"])
     assert sorted(undisturbed) == sorted(
         ["dataset.json", "manifest.parquet", "plan.json", *(entry["name"] for entry in info["shards"])]
@@ -58,6 +58,7 @@ def test_the_data_set_says_how_it_was_made(undisturbed: dict[str, bytes], tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.integration
 def test_the_bytes_are_the_same_on_ray_in_this_process_and_on_s3(
     undisturbed: dict[str, bytes], store_url: str, tmp_path: Path
 ) -> None:
@@ -66,7 +67,7 @@ def test_the_bytes_are_the_same_on_ray_in_this_process_and_on_s3(
     assert contents(open_storage(store_url)) == undisturbed
 
 
-def test_what_is_chosen_without_being_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_number_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert choose_workers(config(tmp_path), RAY_FROM_SHARDS - 1) is None
     assert choose_workers(config(tmp_path, workers=1), 99) is None
@@ -82,7 +83,7 @@ def test_what_is_chosen_without_being_told(monkeypatch: pytest.MonkeyPatch, tmp_
 # ---- running again
 
 
-def test_a_second_run_touches_nothing(undisturbed: dict[str, bytes], tmp_path: Path, capsys: Any) -> None:
+def test_a_second_run_writes_nothing(undisturbed: dict[str, bytes], tmp_path: Path, capsys: Any) -> None:
     main(config(tmp_path))
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     main(config(tmp_path))
@@ -93,28 +94,28 @@ def test_a_second_run_touches_nothing(undisturbed: dict[str, bytes], tmp_path: P
 def test_damaged_and_missing_shards_are_made_again(undisturbed: dict[str, bytes], store_url: str, capsys: Any) -> None:
     store = open_storage(store_url)
     main(config(store_url))
-    for spoil in (["train-00001.tar", "val-00000.tar"], ["manifest.parquet"], ["dataset.json"], ["plan.json"]):
-        for name in spoil:
+    for damaged in (["train-00001.tar", "val-00000.tar"], ["manifest.parquet"], ["dataset.json"], ["plan.json"]):
+        for name in damaged:
             if name.endswith(".tar"):
                 store.put(name, undisturbed[name][:-1] + b"!")
             else:
                 store.delete(name)
-        if len(spoil) == 2:
-            store.delete(spoil[1])
+        if len(damaged) == 2:
+            store.delete(damaged[1])
         main(config(store_url))
-        assert contents(store) == undisturbed, spoil
+        assert contents(store) == undisturbed, damaged
     out = capsys.readouterr().out
     assert "2 of 12 shards to make" in out and out.count("12 of 12 shards to make") == 3
 
 
-def test_damage_that_the_store_s_checksum_hides_is_made_again_deeply(tmp_path: Path, capsys: Any) -> None:
+def test_damage_that_the_store_s_checksum_hides_is_made_again_with_checksum(tmp_path: Path, capsys: Any) -> None:
     main(config(tmp_path))
-    main(config(tmp_path, deep=True))
+    main(config(tmp_path, checksum=True))
     assert "nothing to do" in capsys.readouterr().out
     path = tmp_path / "train-00001.tar"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"!")
-    main(config(tmp_path, deep=True))
+    main(config(tmp_path, checksum=True))
     assert path.read_bytes() == whole
 
 
@@ -145,10 +146,10 @@ def test_a_changed_photograph_is_not_mixed_into_a_finished_data_set(tmp_path: Pa
         main(folder_config(tmp_path / "in", tmp_path / "out"))
     after = contents(store)
     changed = {name for name in after if before.get(name) != after[name]}
-    assert all(name.endswith(".tar") or name.startswith("parts/") for name in changed) and verify(store).problems
+    assert all(name.endswith(".tar") or name.startswith("records/") for name in changed) and verify(store).problems
     main(folder_config(tmp_path / "in", tmp_path / "out", overwrite=True))
-    assert verify(store, deep=True).problems == []
-    with pytest.raises(ValueError, match="it differs in its images"):
+    assert verify(store, checksum=True).problems == []
+    with pytest.raises(UserError, match="it differs in its images"):
         write_photographs(tmp_path / "in", 3, 12)
         main(folder_config(tmp_path / "in", tmp_path / "out"))
 
@@ -158,26 +159,26 @@ def test_unusable_images_are_all_named_and_left_out_only_when_allowed(tmp_path: 
     (tmp_path / "in" / "p02.png").write_bytes(b"<html>not found</html>")
     (tmp_path / "in" / "p07.png").write_bytes((tmp_path / "in" / "p07.png").read_bytes()[:90])
     store = open_storage(tmp_path / "out")
-    with pytest.raises(ValueError, match="2 images are unusable and --max-bad is 0"):
+    with pytest.raises(UserError, match="2 images are unusable and --max-bad is 0"):
         main(folder_config(tmp_path / "in", tmp_path / "out"))
     out = capsys.readouterr().out
     assert "unusable: p02.png: an HTML page, not an image" in out and "unusable: p07.png: damaged" in out
-    with pytest.raises(ValueError, match="there is no finished data set"):
+    with pytest.raises(UserError, match="there is no finished data set"):
         Dataset.open(store)
     main(folder_config(tmp_path / "in", tmp_path / "out", max_bad=2))
     dataset = Dataset.open(store)
     assert (dataset.info["quarantined"], dataset.split_sizes["train"]) == (2, 10)
     assert [entry["file"] for entry in json.loads(store.get("quarantine.json"))] == ["p02.png", "p07.png"]
-    assert verify(store, deep=True).problems == []
+    assert verify(store, checksum=True).problems == []
     main(folder_config(tmp_path / "in", tmp_path / "out", max_bad=2))
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_mended_images_finish_a_refused_run(tmp_path: Path) -> None:
+def test_fixed_images_finish_a_refused_run(tmp_path: Path) -> None:
     write_photographs(tmp_path / "in")
     write_photographs(tmp_path / "whole")
     (tmp_path / "in" / "p02.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="1 images are unusable"):
+    with pytest.raises(UserError, match="1 images are unusable"):
         main(folder_config(tmp_path / "in", tmp_path / "out"))
     (tmp_path / "in" / "p02.png").write_bytes((tmp_path / "whole" / "p02.png").read_bytes())
     main(folder_config(tmp_path / "in", tmp_path / "out"))
@@ -185,30 +186,30 @@ def test_mended_images_finish_a_refused_run(tmp_path: Path) -> None:
     assert contents(open_storage(tmp_path / "out")) == contents(open_storage(tmp_path / "expected"))
 
 
-def test_a_dry_run_touches_nothing(tmp_path: Path, capsys: Any) -> None:
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: Any) -> None:
     main(config(tmp_path / "out", dry_run=True))
     assert '"jpeg:40"' in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
 def test_options_that_make_no_sense(tmp_path: Path) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         ShardConfig(ray=False, workers=2, crop=9, size=3)
     assert len(str(caught.value).splitlines()) == 3 and "--no-ray makes one shard after the other" in str(caught.value)
-    with pytest.raises(ValueError, match="'blob' is not one of box, center, brush.*jpeg10 is asked for twice"):
+    with pytest.raises(UserError, match="'blob' is not one of box, center, brush.*jpeg10 is requested twice"):
         main(ShardConfig(degrade=("mask:blob", "jpeg:10,10"), out=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- two at once, and trouble
+# ---- two at once, and faults
 
 
 @pytest.mark.integration
-def test_of_two_runs_at_once_exactly_one_goes_on(store_url: str) -> None:
+def test_of_two_runs_at_once_exactly_one_continues(store_url: str) -> None:
     arguments = ["--train-images", "2000", "--out", store_url, "--images-per-shard", "200"]
     runs = [start(*arguments) for _ in range(2)]
-    ended = [(*run.communicate(timeout=200), run.returncode) for run in runs]
-    (_, err, lost), (_, _, won) = sorted(ended, key=lambda end: -end[2])
-    assert (won, lost) == (0, 2), ended
+    results = [(*run.communicate(timeout=200), run.returncode) for run in runs]
+    (_, err, lost), (_, _, won) = sorted(results, key=lambda end: -end[2])
+    assert (won, lost) == (0, 2), results
     assert re.search(rf"error: another run is at work on {re.escape(store_url)} \(process \d+ on ", err)
     assert verify(open_storage(store_url)).problems == []
 
@@ -218,10 +219,12 @@ def every_request(method: str, path: str) -> bool:
 
 
 @pytest.mark.parametrize("kinds", [("500", "503"), ("cut_request", "reset")])
-def test_trouble_with_s3_changes_no_byte(
+def test_faults_of_s3_change_no_byte(
     s3_server: LocalS3, s3_url: str, kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with FaultProxy(s3_server.endpoint, kinds=kinds, share=0.2, seed=3, most_in_a_row=3, spoils=every_request) as proxy:
+    with FaultProxy(
+        s3_server.endpoint, kinds=kinds, share=0.2, seed=3, max_consecutive=3, affects=every_request
+    ) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         main(config(s3_url, images_per_shard=12))
         assert proxy.injected.total() > 5
@@ -230,15 +233,15 @@ def test_trouble_with_s3_changes_no_byte(
     assert contents(open_storage(s3_url)) == contents(open_storage(tmp_path))
 
 
-def test_s3_that_stays_away_is_one_sentence_and_the_same_command_goes_on(
+def test_unreachable_s3_is_one_sentence_and_the_same_command_resumes(
     undisturbed: dict[str, bytes], s3_server: LocalS3, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with FaultProxy(s3_server.endpoint, kinds=["503"], share=0.0, spoils=every_request) as proxy:
+    with FaultProxy(s3_server.endpoint, kinds=["503"], share=0.0, affects=every_request) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         main(config(s3_url))
         open_storage(s3_url).delete("dataset.json")
         proxy.share = 1.0
-        with pytest.raises(ValueError, match="is too busy .SlowDown.: ask less of it, or later"):
+        with pytest.raises(UserError, match="is too busy .SlowDown.: use fewer workers"):
             main(config(s3_url))
         proxy.share = 0.0
         main(config(s3_url))
@@ -246,7 +249,7 @@ def test_s3_that_stays_away_is_one_sentence_and_the_same_command_goes_on(
 
 
 @pytest.mark.integration
-def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
+def test_a_full_disk_is_one_sentence_and_the_same_command_resumes(
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "disk").mkdir()
@@ -271,12 +274,12 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
 
 
 @pytest.mark.integration
-def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
+def test_control_c_says_how_to_resume(tmp_path: Path) -> None:
     run = start("--train-images", "5000", "--images-per-shard", "100", "--out", str(tmp_path))
     while not list(tmp_path.glob("train-*.tar")) and run.poll() is None:
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=100)
-    assert run.returncode == 130 and "the same command goes on from here" in err
+    assert run.returncode == 130 and "the same command resumes from here" in err
     assert not (tmp_path / "lock").exists() and not (tmp_path / "dataset.json").exists()
-    assert os.listdir(tmp_path / "parts")
+    assert os.listdir(tmp_path / "records")

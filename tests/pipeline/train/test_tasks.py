@@ -78,7 +78,7 @@ def test_hole_and_picture_are_cropped_and_mirrored_together(data: str, tmp_path:
     (pairs, _) = trainer._next_pairs()
     assert pairs and pairs.hole is not None
     assert pairs.clean.shape == (BATCH, 3, 8, 8) and pairs.hole.shape == (BATCH, 1, 8, 8)
-    again = trainer.reader.read(trainer.loader.order.global_batch_at(0).sample)
+    again = trainer.reader.read(trainer.loader.sampler.global_batch_at(0).sample)
     whole = make_pairs(again, [0] * BATCH, config.task, bits=8, seed=0, device=CPU)
     for image in range(BATCH):
         places = [

@@ -10,8 +10,7 @@ import torch
 from infra.storage import UserError
 from irae.model import IRAE, on_device, parameter_count
 from pipeline.config.train import TrainConfig
-from pipeline.tune.memory import BASE_MB, predicted_mb
-from pipeline.tune.resources import exceeds_memory, plan_resources
+from pipeline.tune.resources import BASE_MB, exceeds_memory, plan_resources, predicted_mb
 from tests.pipeline.tune.common import BASE, CONFIG
 
 NODE = {"CPU": 4.0, "memory": 8e9}

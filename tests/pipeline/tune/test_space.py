@@ -88,5 +88,5 @@ def test_a_space_of_one_point_is_refused(tmp_path: Path) -> None:
     point = TuneConfig(K_range=(2, 2), L_range=(1, 1), lr_range=(1e-3, 1e-3), lr_schedules=("constant",), base=base)
     with pytest.raises(UserError, match="one point only"):
         resolve(point)
-    search = resolve(dataclasses.replace(point, lr_schedules=("cosine",)))
-    assert search.config.base.out == search.folder.store.url and search.dataset.split_sizes["train"] == 48
+    config, folder, dataset = resolve(dataclasses.replace(point, lr_schedules=("cosine",)))
+    assert config.base.out == folder.store.url and dataset.split_sizes["train"] == 48
