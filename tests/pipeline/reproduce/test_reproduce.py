@@ -178,9 +178,12 @@ def test_the_claim_on_tiny_networks(data: str, store: Path) -> None:
     texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert svg.tag.endswith("svg") and len([text for text in texts if text and text.startswith("IRAE, ")]) == 4
 
+    for file in (store / "reproductions/cells").glob("*/claim/*.json"):  # as the first version wrote them
+        file.write_text(file.read_text().replace("bottleneck", "narrowest"))
     before = files(store / "reproductions")
     reproduce(config)
     assert files(store / "reproductions") == before
+    assert json.loads((out / "claim.json").read_text()) == claim
 
 
 @given(st.floats(1e-6, 10), st.floats(0.01, 0.3))
@@ -263,16 +266,9 @@ def test_folders_are_those_of_the_first_version(options: dict[str, Any], label: 
     assert experiment_url(config, dataset).endswith(f"/reproductions/cells/{folder}")
 
 
-def test_decoders_of_the_first_version_are_not_trained_again(data: str, store: Path) -> None:
+def test_decoders_of_the_first_version_count() -> None:
+    """The name of their file was printed by its code."""
     assert DecoderTraining(Budget.parse("20000images"), "processor", 0).identity == "530c5ae708d0154b"
-    config = small(data, store / "claim", claim=True, models=("ffdnet",), decoder_budget="32images")
-    reproduce(config)
-    (file,) = (store / "reproductions/cells").glob("*/claim/*.json")
-    file.write_text(file.read_text().replace("bottleneck", "narrowest"))
-    before, claim = files(store / "reproductions"), json.loads((store / "claim" / "claim.json").read_text())
-    reproduce(config)
-    assert files(store / "reproductions") == before
-    assert json.loads((store / "claim" / "claim.json").read_text()) == claim
 
 
 @pytest.mark.parametrize("text", ["3", "0min", "1.5images", "min", "-2min", "1..2min"])
