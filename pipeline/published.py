@@ -114,7 +114,7 @@ def pixels_by_rows(convolutions: Convolutions) -> Convolutions:
 
 
 def read_convolutions(path: Path) -> Convolutions:
-    """All convolutions of the network in a MATLAB file. ValueError when there are none, or it is no such file."""
+    """All convolutions of the network in a MATLAB file. UserError when there are none, or it is no such file."""
     try:
         with path.open("rb") as file:
             is_hdf5 = file.read(len(MATLAB_73)) == MATLAB_73

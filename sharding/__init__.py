@@ -2,7 +2,7 @@
 
 from sharding.dataset import Dataset
 from sharding.order import DeterministicSampler
-from sharding.read.batch import Batch
+from sharding.read.fields import Batch
 from sharding.read.loader import Loader
 from sharding.read.reader import ShardReader
 

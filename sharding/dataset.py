@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,13 +43,22 @@ class Split:
         return len(self.keys)
 
 
-@dataclass(frozen=True)
 class Dataset:
-    """A complete data set."""
+    """A complete data set: the content of dataset.json, and the manifest's table."""
 
-    store: Storage
-    info: dict[str, Any]
-    table: pa.Table
+    def __init__(self, store: Storage, info: dict[str, Any], table: pa.Table) -> None:
+        self.store, self.info, self.table = store, info, table
+        self.name: str = info["name"]
+        self.bits: int = info["bits"]
+        self.sha256: str = info["manifest"]["sha256"]
+        """The manifest's hash: data sets with the same hash hold the same samples."""
+        self.image_size: int = info["image_size"]
+        """Height and width of every image, px."""
+        self.shards: list[dict[str, Any]] = info["shards"]
+        """Name, split, samples, bytes and sha256 of each shard."""
+        self.fields: dict[str, str] = info["fields"]
+        """Name of each stored field -> its extension."""
+        self.split_sizes: dict[str, int] = info["splits"]
 
     @classmethod
     def open(cls, store: Storage) -> Dataset:
@@ -75,44 +83,6 @@ class Dataset:
         if hashlib.sha256(data).hexdigest() != info["manifest"]["sha256"]:
             raise UserError(f"{store.url}/{MANIFEST} is missing or is not the one that {DATASET} names; {AGAIN}.")
         return cls(store, info, read_table(data))
-
-    @property
-    def name(self) -> str:
-        return self.info["name"]
-
-    @property
-    def sha256(self) -> str:
-        """The manifest's hash: data sets with the same hash hold the same samples."""
-        return self.info["manifest"]["sha256"]
-
-    @property
-    def bits(self) -> int:
-        return self.info["bits"]
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of every image, px."""
-        return self.info["image_size"]
-
-    @property
-    def shards(self) -> list[dict[str, Any]]:
-        """Name, split, samples, bytes and sha256 of each shard."""
-        return self.info["shards"]
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """Name of each stored field -> its extension."""
-        return self.info["fields"]
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return self.info["splits"]
-
-    @property
-    def split_counts(self) -> dict[str, int]:
-        """Samples of each split, counted in the manifest."""
-        found = Counter(self.table["split"].to_pylist())
-        return {split: found[split] for split in SPLITS}
 
     def split(self, name: str) -> Split:
         """The samples of a split. Raises UserError when it has none."""

@@ -81,13 +81,8 @@ class DeterministicSampler:
 
     @property
     def images_per_epoch(self) -> int:
-        """All samples; with drop_last, those that fill whole batches."""
-        return self.samples - self.dropped_per_epoch
-
-    @property
-    def dropped_per_epoch(self) -> int:
-        """Samples that an epoch leaves out, different ones in each epoch; 0 without drop_last."""
-        return self.samples % self.global_batch_size if self.drop_last else 0
+        """All samples; with drop_last, those that fill whole batches, different ones in each epoch."""
+        return self.samples - (self.samples % self.global_batch_size if self.drop_last else 0)
 
     def describe(self) -> str:
         """One line for a plan or a log: the length of an epoch, and the handling of its last images."""
@@ -113,20 +108,15 @@ class DeterministicSampler:
 
 @lru_cache(maxsize=4)
 def epoch_order(sampler: DeterministicSampler, epoch: int) -> np.ndarray:
-    """The samples of one epoch in their order, int64 (images_per_epoch,), without repetition."""
-    rng = np.random.Generator(np.random.Philox([sampler.seed, epoch]))
-    if not sampler.windowed:
-        return rng.permutation(sampler.samples)[: sampler.images_per_epoch]
-    return _windowed_epoch(sampler, epoch, rng)
+    """The samples of one epoch in their order, int64 (images_per_epoch,), without repetition.
 
-
-def _windowed_epoch(sampler: DeterministicSampler, epoch: int, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle the shards, cut their samples into one stretch a partition, shuffle each stretch within its windows.
-
-    A stretch has as many samples as its partition has slots in this epoch, so the result is a permutation: every sample
-    occurs once. A shard that lies across a cut is read by two partitions.
+    With windows: shuffle the shards, cut their samples into one stretch a partition, shuffle each stretch within its
+    windows. A stretch has as many samples as its partition has slots in this epoch. A shard that lies across a cut is
+    read by two partitions.
     """
-    count = sampler.images_per_epoch
+    rng, count = np.random.Generator(np.random.Philox([sampler.seed, epoch])), sampler.images_per_epoch
+    if not sampler.windowed:
+        return rng.permutation(sampler.samples)[:count]
     shard_order = rng.permutation(len(sampler.shards))
     sizes = np.asarray(sampler.shards, np.int64)
     first_sample = np.cumsum(sizes) - sizes

@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from infra.storage import Storage
 from sharding.dataset import Dataset
+from sharding.sources import SPLITS
 from sharding.tar import BLOCK_BYTES, NPY_HEADER_BYTES, member_name, npy_header, tar_end, tar_header
 
 PARALLEL_SHARDS = 4
@@ -26,38 +27,30 @@ PARALLEL_SHARDS = 4
 AGAIN = "run the command that made the data set again, with --checksum: it makes damaged shards again"
 
 
-@dataclass
-class VerifyReport:
+class VerifyReport(NamedTuple):
     """Result of a check."""
 
-    problems: list[str] = field(default_factory=list)
+    problems: list[str]
     """One sentence for each damaged shard."""
-    left_over: list[str] = field(default_factory=list)
+    left_over: list[str]
     """Shards that dataset.json does not name; harmless."""
-    shards: int = 0
-    samples: int = 0
-    size_bytes: int = 0
 
 
 def verify(
     store: Storage, checksum: bool = False, progress: Callable[[int], None] = lambda images: None
 ) -> VerifyReport:
-    """Check the data set at the store, with `checksum` every byte; `progress` gets the number of checked samples.
-
-    Raises UserError when there is no data set, or dataset.json names another manifest.
-    """
+    """Check a data set, with `checksum` every byte; `progress` gets the samples so far. UserError of `Dataset.open`."""
     dataset = Dataset.open(store)
     names = {shard["name"] for shard in dataset.shards}
     left_over = [entry.name for entry in store.list() if entry.name.endswith(".tar") and entry.name not in names]
-    report = VerifyReport(_info_problems(dataset), left_over, len(names))
+    report, done = VerifyReport(_info_problems(dataset), left_over), 0
     with ThreadPoolExecutor(PARALLEL_SHARDS) as threads:
         found = threads.map(lambda index: _check(dataset, index, checksum), range(len(dataset.shards)))
         for shard, problem in zip(dataset.shards, found, strict=True):
-            report.samples += shard["samples"]
-            report.size_bytes += shard["bytes"]
+            done += shard["samples"]
             if problem:
                 report.problems.append(f"the shard {store.url}/{shard['name']} {problem}; {AGAIN}.")
-            progress(report.samples)
+            progress(done)
     return report
 
 
@@ -145,9 +138,10 @@ def field_problem(data: bytes, name: str, extension: str, size: int) -> str | No
 
 def _info_problems(dataset: Dataset) -> list[str]:
     """Contradictions between dataset.json and the manifest."""
+    found = Counter(dataset.table["split"].to_pylist())
     counts = {
         "samples": (dataset.table.num_rows, sum(shard["samples"] for shard in dataset.shards)),
-        "samples by split": (dataset.split_counts, dataset.split_sizes),
+        "samples by split": ({split: found[split] for split in SPLITS}, dataset.split_sizes),
     }
     return [
         f"{dataset.store.url}: the manifest has {counted} {name}, but dataset.json {stated}; {AGAIN}."

@@ -10,24 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from infra.storage.base import Entry, Storage, check_name, folder_of, join_url
+from infra.storage.base import Entry, Storage, join_url
 from infra.storage.errors import StorageError, UserError
 from infra.storage.open import open_storage
 
 if TYPE_CHECKING:
     from infra.storage.fsspec_access import filesystem
 
-__all__ = [
-    "Entry",
-    "Storage",
-    "StorageError",
-    "UserError",
-    "check_name",
-    "filesystem",
-    "folder_of",
-    "join_url",
-    "open_storage",
-]
+__all__ = ["Entry", "Storage", "StorageError", "UserError", "filesystem", "join_url", "open_storage"]
 
 
 def __getattr__(name: str) -> Any:

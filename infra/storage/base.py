@@ -36,17 +36,11 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def get(self, name: str, start: int = 0, size: int | None = None) -> bytes:
-        """`size` bytes from `start`, or all up to the end; fewer where the file ends before.
-
-        Raises FileNotFoundError when there is no such file.
-        """
+        """`size` bytes from `start`, or all; fewer where the file ends. FileNotFoundError when it is absent."""
 
     @abc.abstractmethod
     def put(self, name: str, data: bytes | memoryview, sha256: str | None = None) -> None:
-        """Write or replace a file; returns once the store has confirmed it.
-
-        `sha256`, of the data, is recorded on S3 for the method `sha256`.
-        """
+        """Write or replace a file, confirmed by the store. S3 records the data's `sha256` for the method `sha256`."""
 
     @abc.abstractmethod
     def put_new(self, name: str, data: bytes) -> bool:
@@ -54,10 +48,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def get_file(self, name: str, path: Path) -> None:
-        """Download to `path`, atomically; its folder is made.
-
-        Raises FileNotFoundError when there is no such file.
-        """
+        """Download to `path`, atomically; its folder is made. FileNotFoundError when there is no such file."""
 
     @abc.abstractmethod
     def size(self, name: str) -> int | None:
@@ -65,10 +56,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def sha256(self, name: str) -> str | None:
-        """The SHA-256 of a file's content as hexadecimal digits; on S3 as it was passed to `put`, without a download.
-
-        None when there is no such file, or S3 has no record.
-        """
+        """SHA-256 of a file, hexadecimal; S3: as given to `put`, no download. None without a file or a record."""
 
     @abc.abstractmethod
     def list(self, prefix: str = "") -> builtins.list[Entry]:
@@ -79,10 +67,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def folders(self, prefix: str = "") -> builtins.list[str]:
-        """Bare names of the folders directly in the folder `prefix`, sorted.
-
-        A folder exists while it holds a file, on some S3 servers minutes longer.
-        """
+        """Bare names of the folders in the folder `prefix`, sorted; on some S3 servers empty ones stay for minutes."""
 
     @abc.abstractmethod
     def delete(self, name: str) -> None:
@@ -90,17 +75,11 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def sweep(self) -> None:
-        """Remove the unfinished files of killed writers directly in this folder, not in those below.
-
-        Only while nobody else writes here.
-        """
+        """Remove killed writers' unfinished files in this folder, not below. Only while nobody else writes here."""
 
     @abc.abstractmethod
     def local_path(self, name: str) -> Path | None:
-        """The file's path on this machine's disk, to be read or memory-mapped; None for remote storage.
-
-        The file may be absent.
-        """
+        """The file's path on this machine's disk, to read or map; None for remote storage. It may be absent."""
 
     @abc.abstractmethod
     def check(self) -> None:

@@ -18,10 +18,7 @@ from infra.storage.s3 import CONFIG, S3Storage, client_key
 
 
 def filesystem(url: str | Path) -> tuple[AbstractFileSystem, str]:
-    """The filesystem of a storage URL and the path of that URL in it (a folder's path or `bucket/prefix`).
-
-    Endpoint, region and credentials of S3 come from the standard chain, as in S3Storage.
-    """
+    """The filesystem of a storage URL, with S3Storage's credentials, and the URL's path in it (`bucket/prefix`)."""
     store = open_storage(url)
     if not isinstance(store, S3Storage):
         return LocalFileSystem(), store.url

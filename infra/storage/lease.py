@@ -58,10 +58,7 @@ class Lease:
 
 @contextlib.contextmanager
 def hold_lease(store: Storage) -> Iterator[Lease]:
-    """Hold the lease on the folder while the block runs. Raises UserError when another run holds it.
-
-    Waits up to `LEASE_TTL_S` for a renewal of a lease that another machine left.
-    """
+    """Hold the folder's lease in the block. UserError when another run holds it, found within `LEASE_TTL_S`."""
     lease, released = _acquire(store), threading.Event()
     renewing = threading.Thread(target=_renew, args=(lease, released), daemon=True, name="lease")
     renewing.start()
@@ -149,10 +146,7 @@ def _is_alive(pid: int, started: str) -> bool:
 
 
 def _start_time(pid: int) -> str:
-    """Start time of a process in clock ticks since boot; "" for a zombie and where /proc is missing.
-
-    It distinguishes a process from a later one with the same id.
-    """
+    """Start time of a process, which its id alone does not identify, clock ticks; "" for a zombie or without /proc."""
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
 

@@ -12,10 +12,7 @@ from infra.storage.s3 import S3Storage
 
 
 def open_storage(url: str | Path) -> Storage:
-    """The storage at a local path, a `file://` URL or an `s3://` URL. Touches nothing; see Storage.check.
-
-    Raises StorageError for a URL of another kind.
-    """
+    """The storage at a local path, `file://` or `s3://` URL; touches nothing. Raises StorageError for another URL."""
     text = str(url)
     if text.startswith("s3:/"):
         return S3Storage(text)

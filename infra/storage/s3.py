@@ -52,8 +52,7 @@ def _renew_lock() -> None:
     _making = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class S3Storage(Storage):

@@ -57,10 +57,7 @@ def code_and_status(error: Any) -> tuple[str, int]:
 
 
 def user_error(error: Exception, url: str, bucket: str, endpoint: str) -> Exception | None:
-    """The StorageError or FileNotFoundError for a user, None when the error does not come from boto3 or s3fs.
-
-    `url` is the file's, `endpoint` the server's, or "" when there was no client yet.
-    """
+    """The user's error about `url`, None when it is not boto3's or s3fs's; `endpoint` is "" before a client exists."""
     from botocore import exceptions as boto
 
     if isinstance(error, OSError) and isinstance(error.__cause__, boto.ClientError):  # as s3fs raises them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -177,7 +178,7 @@ class TrainConfig:
 
     def options(self) -> dict[str, Any]:
         """Every value by its option's name on the command line (`lr`, `K`, `model` ...)."""
-        return {name: _get(self, path) for name, path in PATHS.items()}
+        return {name: attrgetter(".".join(path))(self) for name, path in PATHS.items()}
 
     def with_options(self, **options: Any) -> TrainConfig:
         """The same with other values, by their options' names. UserError for a name that is no option."""
@@ -293,8 +294,6 @@ FORMER_NAMES = {
     "partitions": "num_canonical_partitions",
 }
 """Option names in files of the first version."""
-
-
 RENAMED = {(Task, "kind"): "task", (DataConfig, "url"): "data", (ModelConfig, "name"): "model"}
 """Fields whose option has another name."""
 
@@ -314,22 +313,13 @@ PATHS = _paths(TrainConfig)
 """Option name: path of attributes, such as lr: (optimization, lr)."""
 
 
-def _get(value: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        value = getattr(value, name)
-    return value
-
-
 def _replace(value: Any, path: tuple[str, ...], new: Any) -> Any:
     first, *rest = path
     return dataclasses.replace(value, **{first: _replace(getattr(value, first), tuple(rest), new) if rest else new})
 
 
 def train_config(values: dict[str, Any]) -> TrainConfig:
-    """Configuration of the JSON values of a run's config.json, nested or as the first version wrote it (flat).
-
-    UserError for names that it has not.
-    """
+    """Configuration of a run's config.json, nested or flat as in the first version. UserError for unknown names."""
     return TrainConfig().with_options(**flat_options(values))
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from infra.storage import open_storage
+from irae.model import parameter_count
 from pipeline.cli import ProgressLine
 from pipeline.config.checks import raise_problems
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.measure import EvaluationPlan, means, measure, save_example, table_bytes
+from pipeline.evaluate.measure import EvaluationPlan, means, measure
 from pipeline.runs.evaluations import EXAMPLE_KINDS, EXAMPLES, METRICS, PER_IMAGE, best_median_worst, example_name
 from pipeline.runs.find import find_data, open_checked
 from pipeline.runs.load import load_trained
@@ -72,7 +77,9 @@ def evaluate(evaluation: EvaluationPlan) -> dict[str, Any]:
     images, seconds = (sum(values) for values in zip(*(speeds[1:] or speeds), strict=True))
     metrics = {**means(rows), **protocol(evaluation), "images_per_sec": images / max(seconds, 1e-9)}
     keep_examples(evaluation, rows)
-    out.put(PER_IMAGE, table_bytes(rows))
+    parquet = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), parquet)
+    out.put(PER_IMAGE, parquet.getvalue())
     out.put(METRICS, json.dumps(metrics, indent=1).encode())
     logger.info(table(metrics))
     if (error := metrics.get("round_trip_max_error")) is not None:
@@ -88,8 +95,11 @@ def keep_examples(evaluation: EvaluationPlan, rows: list[dict[str, Any]]) -> Non
     keys = dict.fromkeys([*first, *(best_median_worst(rows).values() if first else ()), *config.keep])
     indices = {key: i for i, key in enumerate(evaluation.dataset.split(config.split).keys)}
     for part in measure(evaluation, sorted(indices[key] for key in keys)) if keys else ():
-        for example in part.examples:
-            save_example(out, example)
+        for i, row in enumerate(part.rows):
+            for kind, pixels in part.pixels.items():
+                png = io.BytesIO()
+                Image.fromarray(pixels[i]).save(png, "PNG")
+                out.put(example_name(row["key"], kind), png.getvalue())
     kept = {example_name(key, kind) for key in keys for kind in EXAMPLE_KINDS}
     for entry in out.list(f"{EXAMPLES}/"):
         if entry.name not in kept:
@@ -127,7 +137,7 @@ def protocol(evaluation: EvaluationPlan) -> dict[str, Any]:
         "precision": "float32",
         "run": trained.url,
         "model": trained.model.model_name,
-        "parameters": trained.parameters,
+        "parameters": parameter_count(trained.model),
         "trained_images": int(trained.checkpoint),
     }
 
@@ -136,12 +146,12 @@ def table(metrics: dict[str, Any]) -> str:
     """Means of the degraded and the restored images."""
     bits = f"{metrics['bits']} bits"
     title = f"{metrics['model']}: {metrics['images']:,} images, {metrics['split']} split, {metrics['label']}, {bits}"
-    lines = Table(title=title, min_width=len(title))
-    for column in ("", "PSNR (dB)", "SSIM", "SSIM (released)"):
-        lines.add_column(column, justify="left" if not column else "right")
+    lines = Table("", title=title, min_width=len(title))
+    for column in ("PSNR (dB)", "SSIM", "SSIM (released)"):
+        lines.add_column(column, justify="right")
     for name in ("degraded", "restored"):
-        figures = (f"{metrics[f'{measure}_{name}']:.4f}" for measure in ("ssim", "ssim_released"))
-        lines.add_row(name, f"{metrics[f'psnr_db_{name}']:.2f}", *figures)
+        ssim, released = (f"{metrics[f'{measure}_{name}']:.4f}" for measure in ("ssim", "ssim_released"))
+        lines.add_row(name, f"{metrics[f'psnr_db_{name}']:.2f}", ssim, released)
     if "psnr_db_hole_restored" in metrics:
         lines.add_row("restored, in the hole", f"{metrics['psnr_db_hole_restored']:.2f}", "", "")
     console = Console(width=100)

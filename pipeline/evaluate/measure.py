@@ -1,18 +1,14 @@
-"""Measures of each image, and example images."""
+"""Measures of each image."""
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch import Tensor
 
 from infra.storage import Storage
@@ -24,7 +20,7 @@ from pipeline.data.pairs import Pairs, make_pairs
 from pipeline.data.pinned import pinned_array
 from pipeline.data.pixels import to_pixels
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.runs.evaluations import EXAMPLE_KINDS, example_name
+from pipeline.runs.evaluations import EXAMPLE_KINDS
 from pipeline.runs.load import Trained
 from sharding import Dataset, ShardReader
 
@@ -49,22 +45,13 @@ class EvaluationPlan:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One image: pixels as they would be shown, uint8 (H, W, 3)."""
-
-    key: str
-    clean: np.ndarray
-    degraded: np.ndarray
-    restored: np.ndarray
-
-
-@dataclass(frozen=True)
 class Measured:
     """Measures of a batch."""
 
     rows: list[dict[str, Any]]
     """A row of measures for each image."""
-    examples: list[Example]
+    pixels: dict[str, np.ndarray]
+    """Kind of example -> uint8 (B, H, W, 3), as the images would be shown."""
     restore_s: float
     """Time that the model took to restore the batch."""
 
@@ -79,11 +66,15 @@ def measure(plan: EvaluationPlan, images: Sequence[int]) -> Iterator[Measured]:
         with torch.inference_mode():
             epochs = [0] * len(found.keys)
             pairs = make_pairs(found, epochs, plan.task, bits=plan.bits, seed=config.seed, device=trained.device)
-            restored, restore_s = _restore(trained, pairs)
+            begin_s = time.perf_counter()
+            restored = pairs.paste(trained.model.restore(pairs.degraded, sigma_255=pairs.sigma_255))
+            if trained.device.type == "cuda":
+                torch.cuda.synchronize(trained.device)
+            restore_s = time.perf_counter() - begin_s
             columns = {name: values.tolist() for name, values in measures(trained, pairs, restored).items()}
         rows = [{"key": key, **{n: v[i] for n, v in columns.items()}} for i, key in enumerate(found.keys)]
-        pixels = (to_pixels(images) for images in (pairs.clean, pairs.degraded, restored))
-        yield Measured(rows, [Example(*parts) for parts in zip(found.keys, *pixels, strict=True)], restore_s)
+        shown = zip(EXAMPLE_KINDS, (pairs.clean, pairs.degraded, restored), strict=True)
+        yield Measured(rows, {kind: to_pixels(images) for kind, images in shown}, restore_s)
 
 
 def measures(trained: Trained, pairs: Pairs, restored: Tensor) -> dict[str, Tensor]:
@@ -106,27 +97,3 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Mean of each measure over the images; of the round-trip error the largest."""
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "key"}
     return {name: max(v) if name == "round_trip_max_error" else sum(v) / len(v) for name, v in columns.items()}
-
-
-def _restore(trained: Trained, pairs: Pairs) -> tuple[Tensor, float]:
-    """The restored images as they are shown, and the time that the model took, s."""
-    begin_s = time.perf_counter()
-    restored = pairs.paste(trained.model.restore(pairs.degraded, sigma_255=pairs.sigma_255))
-    if trained.device.type == "cuda":
-        torch.cuda.synchronize(trained.device)
-    return restored, time.perf_counter() - begin_s
-
-
-def save_example(out: Storage, example: Example) -> None:
-    """Write clean, degraded and restored as PNG files."""
-    for name in EXAMPLE_KINDS:
-        sink = io.BytesIO()
-        Image.fromarray(getattr(example, name)).save(sink, "PNG")
-        out.put(example_name(example.key, name), sink.getvalue())
-
-
-def table_bytes(rows: list[dict[str, Any]]) -> bytes:
-    """The rows as Parquet."""
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,35 +41,38 @@ def training_plots(runs: Sequence[RunFacts]) -> list[Plot]:
     if degraded := metric_lines(runs, "val_psnr_db_degraded"):
         longest = max(degraded, key=lambda line: line.points[-1][0])
         validation.append(Line("degraded", longest.points, -1, dashed=True))
-    drawn = (
-        draw_plot("Validation PSNR (dB)", validation),
-        draw_plot("Training loss, L1", metric_lines(runs, "loss"), log=True),
-        draw_plot("Learning rate", metric_lines(runs, "lr"), log=True),
-    )
+    drawn = draw_plot("Validation PSNR (dB)", validation)
+    return [*([drawn] if drawn else []), *log_plots(runs, {"Training loss, L1": "loss", "Learning rate": "lr"})]
+
+
+def log_plots(runs: Sequence[RunFacts], metrics: Mapping[str, str]) -> list[Plot]:
+    """A plot for each metric (title -> name) that a run has, with a logarithmic y axis."""
+    drawn = (draw_plot(title, metric_lines(runs, name), log=True) for title, name in metrics.items())
     return [plot for plot in drawn if plot]
 
 
 def metric_lines(runs: Sequence[RunFacts], metric: str) -> list[Line]:
     """A line for each run that has the metric."""
-    found = []
-    for run in runs:
-        points = [(row["images_seen"], row[metric]) for row in run.rows if is_number(row.get(metric))]
-        if points:
-            found.append(Line(run.label, points, run.color))
-    return found
+    lines = (
+        Line(
+            run.label, [(row["images_seen"], row[metric]) for row in run.rows if is_number(row.get(metric))], run.color
+        )
+        for run in runs
+    )
+    return [line for line in lines if line.points]
 
 
 def final_state(run: RunFacts) -> list[tuple[str, str]]:
     """Newest metrics of a run."""
-    last = run.last
-    return [
-        ("Images seen", formatted(last.get("images_seen"), ",.0f", "–")),
-        ("Epochs", formatted(last.get("epoch"), ".1f", "–")),
-        ("Time", duration(last.get("train_s"))),
-        ("Images/s", formatted(last.get("images_per_sec"), ",.0f", "–")),
-        ("Loss", formatted(last.get("loss"), ".4f", "–")),
-        ("Best validation PSNR (dB)", formatted(run.best.get("val_psnr_db"), ".2f", "–")),
-    ]
+    texts = {
+        "Images seen": formatted(run.last.get("images_seen"), ",.0f", "–"),
+        "Epochs": formatted(run.last.get("epoch"), ".1f", "–"),
+        "Time": duration(run.last.get("train_s")),
+        "Images/s": formatted(run.last.get("images_per_sec"), ",.0f", "–"),
+        "Loss": formatted(run.last.get("loss"), ".4f", "–"),
+        "Best validation PSNR (dB)": formatted(run.best.get("val_psnr_db"), ".2f", "–"),
+    }
+    return list(texts.items())
 
 
 def duration(seconds: Any) -> str:
@@ -85,11 +88,6 @@ def duration(seconds: Any) -> str:
 def inverses(runs: Sequence[RunFacts]) -> Curves:
     """Metrics of the runs that have an inverse: from the validations, and from the evaluations over all images."""
     invertible = [run for run in runs if run.model == "irae"]
-    drawn = (
-        draw_plot("Round-trip error, largest", metric_lines(invertible, ROUND_TRIP), log=True),
-        draw_plot("Condition number, largest", metric_lines(invertible, CONDITION), log=True),
-        draw_plot("Coupling factor, smallest", metric_lines(invertible, SCALE), log=True),
-    )
     rows = []
     for run in invertible:
         evaluated = [e.metrics[ROUND_TRIP] for e in run.evaluations if is_number(e.metrics.get(ROUND_TRIP))]
@@ -100,4 +98,9 @@ def inverses(runs: Sequence[RunFacts]) -> Curves:
             "Coupling factor, smallest": run.last.get(SCALE),
         }
         rows.append((run, [(title, number_text(v) if is_number(v) else "–") for title, v in values.items()]))
-    return Curves("How exactly it inverts", rows, [plot for plot in drawn if plot])
+    metrics = {
+        "Round-trip error, largest": ROUND_TRIP,
+        "Condition number, largest": CONDITION,
+        "Coupling factor, smallest": SCALE,
+    }
+    return Curves("How exactly it inverts", rows, log_plots(invertible, metrics))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from infra.storage import UserError
 from pipeline.report.image_html import Box, error_map, read_image, worst_window
 from pipeline.report.load import RunFacts
 from pipeline.report.rerun_commands import evaluate_command
-from pipeline.runs.evaluations import EXAMPLE_KINDS, Evaluation, example_name
+from pipeline.runs.evaluations import EXAMPLE_KINDS, Evaluation, best_median_worst, example_name
 
 MAX_IMAGES = 24
 """Largest number of images in a gallery."""
@@ -74,27 +74,26 @@ class Gallery:
     """Runs that lack examples of best, median or worst, their keys, and the command that keeps them."""
 
 
-def make_gallery(members: Sequence[Member], ranked: Mapping[str, str]) -> Gallery:
-    """ranked: best, median, worst -> key. UserError for an image that cannot be read."""
+def make_gallery(members: Sequence[Member]) -> Gallery:
+    """The kept images of these runs. UserError for an image that cannot be read."""
+    first = members[0][1]
     ranks: dict[str, list[str]] = {}
-    for rank, key in ranked.items():
+    for rank, key in best_median_worst(first.per_image).items():
         ranks.setdefault(key, []).append(rank)
-    keys = kept_keys(members[0][1], list(ranks))
-    images = [ExampleImage(key, ranks.get(key, []), read_versions(key, members)) for key in keys]
+    keys = dict.fromkeys([*ranks, *(row["key"] for row in first.per_image)])
+    kept = [key for key in keys if first.has_examples(key, *EXAMPLE_KINDS)][: MAX_IMAGES + len(ranks)]
+    images = [ExampleImage(key, ranks.get(key, []), read_versions(key, members)) for key in kept]
     missing = [
         (run, lacking, evaluate_command(run, evaluation, run.url, lacking))
         for run, evaluation in members
         if (lacking := [key for key in ranks if not evaluation.has_examples(key, "restored")])
     ]
+    # 98 % of any output's pixels lie below the end of the scale, which is one for all images.
+    errors = [float(np.quantile(version.error, 0.98)) for image in images for version in image.outputs]
+    largest_error = next(scale for scale in ERROR_SCALES if scale >= max(errors, default=0.0))
     complete = [image for image in images if len(image.outputs) == len(members)]
     studies = [image for image in images if image.ranks and image.outputs]
-    return Gallery(complete[:MAX_IMAGES], studies, error_scale(images), missing)
-
-
-def kept_keys(evaluation: Evaluation, first: list[str]) -> list[str]:
-    """Images with all three example files; these keys come first."""
-    keys = dict.fromkeys([*first, *(row["key"] for row in evaluation.per_image)])
-    return [key for key in keys if evaluation.has_examples(key, *EXAMPLE_KINDS)][: MAX_IMAGES + len(first)]
+    return Gallery(complete[:MAX_IMAGES], studies, largest_error, missing)
 
 
 def read_versions(key: str, members: Sequence[Member]) -> list[Version]:
@@ -103,26 +102,18 @@ def read_versions(key: str, members: Sequence[Member]) -> list[Version]:
     clean, degraded = (read_image(first, example_name(key, kind)) for kind in ("clean", "degraded"))
     if degraded.shape != clean.shape:
         raise UserError(f"the examples of {key} in {first.store.url} have different sizes; evaluate again.")
+    psnr_db = first.image(key).get("psnr_db_degraded")
     versions = [
         Version("clean", "clean", None, None, clean, error_map(clean, clean)),
-        Version(
-            "degraded", "degraded", None, first.image(key).get("psnr_db_degraded"), degraded, error_map(degraded, clean)
-        ),
+        Version("degraded", "degraded", None, psnr_db, degraded, error_map(degraded, clean)),
     ]
     for i, (run, evaluation) in enumerate(members):
-        if evaluation.has_examples(key, "restored"):
-            pixels, psnr_db = (
-                read_image(evaluation, example_name(key, "restored")),
-                evaluation.image(key)["psnr_db_restored"],
-            )
-            if pixels.shape == clean.shape:
-                error = error_map(pixels, clean)
-                versions.append(Version(f"restored-{i}", run.label, run.color, psnr_db, pixels, error))
+        if not evaluation.has_examples(key, "restored"):
+            continue
+        pixels, psnr_db = (
+            read_image(evaluation, example_name(key, "restored")),
+            evaluation.image(key)["psnr_db_restored"],
+        )
+        if pixels.shape == clean.shape:
+            versions.append(Version(f"restored-{i}", run.label, run.color, psnr_db, pixels, error_map(pixels, clean)))
     return versions
-
-
-def error_scale(images: Sequence[ExampleImage]) -> float:
-    """End of the scale of all error maps, so that they can be compared: 98 % of any output's pixels lie below."""
-    errors = [version.error for image in images for version in image.outputs]
-    reached = max((float(np.quantile(error, 0.98)) for error in errors), default=0.0)
-    return next(scale for scale in ERROR_SCALES if scale >= reached)

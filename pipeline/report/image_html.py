@@ -63,8 +63,3 @@ def cut(pixels: np.ndarray, box: Box) -> np.ndarray:
     """The window of an image."""
     top, left, side = box
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
-
-
-def ramp_css() -> str:
-    """The colours of an error, for the legend."""
-    return "linear-gradient(to right, " + ", ".join(f"rgb{color}" for color in RAMP) + ")"

@@ -92,8 +92,7 @@ def read_run(url_or_name: str | None) -> RunFacts:
     if not isinstance(values, dict):
         raise UserError(f"{run.url} is no run: it has no {CONFIG}; name another one.")
     evaluations = [read_evaluation(run.store.at(EVALUATIONS, name)) for name in run.store.folders(EVALUATIONS)]
-    options: dict[str, Any] = values
-    config: TrainConfig | None = None
+    options, config = values, None
     with suppress(ValueError, TypeError, AttributeError):  # another version's configuration
         options = flat_options(values)
         config = train_config(values)

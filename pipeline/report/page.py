@@ -13,20 +13,18 @@ from markupsafe import Markup
 
 from pipeline.report import svg_plot
 from pipeline.report.curves import inverses, trainings
-from pipeline.report.image_html import colored_error, cut, data_uri, ramp_css
+from pipeline.report.image_html import RAMP, colored_error, cut, data_uri
 from pipeline.report.load import RunFacts
 from pipeline.report.rerun_commands import commands
 from pipeline.report.results import sections
 from pipeline.runs.paper_table import PaperTable
 from pipeline.runs.texts import formatted, model_title, task_title
 
-TEMPLATES = "templates"
-
 
 def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str) -> str:
     """The page, made by `command`. The same runs give the same bytes. UserError for images that cannot be read."""
     environment = Environment(
-        loader=PackageLoader("pipeline.report", TEMPLATES),
+        loader=PackageLoader("pipeline.report"),
         autoescape=True,  # names of files, runs and images come from anywhere
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -41,38 +39,23 @@ def render(runs: Sequence[RunFacts], tables: Sequence[PaperTable], command: str)
         "model_title": model_title,
         "task_title": task_title,
     }
-    script = template_text("page.js")
-    results = sections(runs)
+    folder = files("pipeline.report").joinpath("templates")
+    script, style = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     return environment.get_template("page.html").render(
-        title=title_of(runs, [section.title for section in results], tables),
         runs=runs,
         tables=tables,
-        results=results,
+        results=sections(runs),
         trainings=trainings(runs),
         inverses=inverses(runs),
         settings={run.url: settings(run, runs) for run in runs},
         repeat={run.url: commands(run) for run in runs},
         command=command,
         plot_size=svg_plot,
-        ramp=Markup(ramp_css()),
-        style=Markup(template_text("page.css")),
+        ramp=RAMP,
+        style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def template_text(name: str) -> str:
-    """A file of the templates, as it stands."""
-    return files("pipeline.report").joinpath(f"{TEMPLATES}/{name}").read_text(encoding="utf-8")
-
-
-def title_of(runs: Sequence[RunFacts], results: Sequence[str], tables: Sequence[PaperTable]) -> str:
-    """Heading of the page."""
-    if len(results) == 1:
-        return results[0]
-    if not runs:
-        return tables[0].title if len(tables) == 1 else f"{len(tables)} tables"
-    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
 
 
 def settings(run: RunFacts, runs: Sequence[RunFacts]) -> list[tuple[str, str, bool]]:

@@ -21,10 +21,8 @@ def commands(run: RunFacts) -> list[str]:
         return []
     name = f"{run.name}-again"
     evaluations = [evaluate_command(run, evaluation, name) for evaluation in run.evaluations]
-    return [
-        train_command(run.config, name),
-        *(evaluations or [f"python -m pipeline.evaluate --run {shlex.quote(name)}"]),
-    ]
+    evaluations = evaluations or [f"python -m pipeline.evaluate --run {shlex.quote(name)}"]
+    return [train_command(run.config, name), *evaluations]
 
 
 def train_command(config: TrainConfig, name: str) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 from pipeline.report.gallery import Gallery, Member, make_gallery
 from pipeline.report.load import RunFacts
 from pipeline.report.svg_plot import Line, Plot, draw_plot
-from pipeline.runs.evaluations import best_median_worst
 from pipeline.runs.texts import formatted, is_number, task_title, url_name
 
 BINS = 24
@@ -26,22 +25,6 @@ COLUMNS = (
     ("images_per_sec", "Images/s", ",.1f", False),
 )
 """Value of metrics.json, heading, format, whether the largest value is marked."""
-PROTOCOL = {
-    "images": "Images",
-    "data": "Data set",
-    "dataset_sha256": "SHA-256 of the manifest",
-    "split": "Split",
-    "image_size": "Side (px)",
-    "bits": "Bits",
-    "sigma_255": "Noise, σ · 255",
-    "noise_seed": "Seed of the noise",
-    "protocol": "Protocol",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "ssim_released": "SSIM (released)",
-    "precision": "Precision",
-}
-"""Value of metrics.json: heading."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +57,6 @@ class Section:
     rows: list[ModelRow]
     gallery: Gallery
     histogram: Plot | None
-    protocol: list[tuple[str, str]]
 
 
 def sections(runs: Sequence[RunFacts]) -> list[Section]:
@@ -83,23 +65,23 @@ def sections(runs: Sequence[RunFacts]) -> list[Section]:
     for run in runs:
         for evaluation in run.evaluations:
             groups.setdefault(evaluation.group, []).append((run, evaluation))
-    return [make_section(f"results-{number}", members) for number, members in enumerate(groups.values(), 1)]
-
-
-def make_section(anchor: str, members: list[Member]) -> Section:
-    metrics = members[0][1].metrics
-    protocol = metrics.get("protocol", "standard")
-    notes = [] if metrics["split"] == "test" else [f"{metrics['split']} split"]
-    notes += [] if protocol == "standard" else [f"{protocol} protocol"]
-    return Section(
-        anchor,
-        f"{url_name(metrics['data'])}, {task_title(metrics['label'])}" + (f" ({', '.join(notes)})" if notes else ""),
-        members,
-        rows_of(members),
-        make_gallery(members, best_median_worst(members[0][1].per_image)),
-        histogram(members),
-        protocol_of([evaluation.metrics for _, evaluation in members]),
-    )
+    found = []
+    for number, members in enumerate(groups.values(), 1):
+        first = members[0][1].metrics
+        title = f"{url_name(first['data'])}, {task_title(first['label'])}"
+        notes = [] if first["split"] == "test" else [f"{first['split']} split"]
+        notes += [f"{name} protocol" for name in [first.get("protocol", "standard")] if name != "standard"]
+        found.append(
+            Section(
+                f"results-{number}",
+                f"{title} ({', '.join(notes)})" if notes else title,
+                members,
+                rows_of(members),
+                make_gallery(members),
+                histogram(members),
+            )
+        )
+    return found
 
 
 def rows_of(members: list[Member]) -> list[ModelRow]:
@@ -135,13 +117,3 @@ def histogram(members: list[Member]) -> Plot | None:
         points = list(zip(middles, percent.tolist(), strict=True))
         lines.append(Line(run.label, points, run.color, legend=f"{run.label}, median {np.median(values):.2f}"))
     return draw_plot("Images (%) at each PSNR", lines, x_label="PSNR of the restored image (dB)", from_zero=False)
-
-
-def protocol_of(metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Protocol of the figures; several values where the runs differ."""
-    found = []
-    for name, title in PROTOCOL.items():
-        values = dict.fromkeys(str(one[name]) for one in metrics if one.get(name) is not None)
-        if values:
-            found.append((title, " / ".join(values)))
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -26,21 +25,15 @@ class Budget:
         """`20000images`, `3min` or `full`. UserError for another text."""
         if text == "full":
             return cls()
-        found = re.fullmatch(r"([0-9][0-9_.,]*) ?(images|min)", text)
-        try:
-            amount = float(found[1].replace(",", "").replace("_", "")) if found else math.nan
-        except ValueError:
-            amount = math.nan
-        if found is None or not amount > 0 or (found[2] == "images" and amount != int(amount)):
+        found = re.fullmatch(r"([0-9]+\.?[0-9]*) ?(images|min)", re.sub("(?<=.)[,_]", "", text))
+        amount = float(found[1]) if found else 0.0
+        if found is None or amount == 0 or (found[2] == "images" and amount != int(amount)):
             raise UserError(f"the budget {text!r} is not like 20000images, 3min or full.")
         return cls(images=int(amount)) if found[2] == "images" else cls(minutes=amount)
 
     @property
     def is_full(self) -> bool:
         return self == Budget()
-
-    def __str__(self) -> str:
-        return f"{self.images}images" if self.images else f"{self.minutes:g}min" if self.minutes else "full"
 
 
 @dataclass(frozen=True)

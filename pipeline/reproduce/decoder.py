@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -40,25 +40,14 @@ class Decoder(nn.Module):
         return self.linear(x) + self.net(x)
 
 
-def noise_nats(mse: Tensor | float, variance: float, sigma: float) -> Tensor:
-    """Lower bound on the information of features z about the noise, I(y; z | x), in nats per number of the image.
+def bound_nats(mse: np.ndarray | float, variance: float, prior_variance: float) -> np.ndarray:
+    """Lower bound on the information of features z about the input, in nats per number of the image.
 
-    y = x + n with n normal, of standard deviation sigma; everything in [0, 1] units. Barber & Agakov 2003 ("The IM
-    algorithm: a variational approach to information maximization", equation 3): I(n; z | x) >= h(n) - E[-log q(n | z,
-    x)] for any q, and h(n) = 1/2 log(2 pi e sigma^2) is known here, unlike the entropy of photographs. q is a normal
-    distribution about the decoder's y(z) minus x, whose error is that of y(z) about y:
-    1/2 log(sigma^2 / variance) + 1/2 - mse / (2 variance).
-    mse: of test images; variance: q's, chosen without them. Since z is a function of y, I(y; z) is at least as large,
-    by the information of z about x. A bound below 0 says nothing.
+    Barber & Agakov 2003 ("The IM algorithm: a variational approach to information maximization", equation 3):
+    I(n; z | x) >= h(n) - E[-log q(n | z, x)] for any q. Here y = x + n in [0, 1], and n is normal with the known
+    entropy h(n) = 1/2 log(2 pi e prior_variance); q is a normal distribution about the decoder's y(z) minus x, whose
+    `variance` is chosen without the test images of `mse`. A bound below 0 says nothing.
+    With the input's variance for prior_variance: the gain over a normal distribution that is independent of z. It is no
+    bound, since the entropy of y is unknown, but that is the same for all models.
     """
-    return 0.5 * math.log(sigma**2 / variance) + 0.5 - torch.as_tensor(mse, dtype=torch.float64) / (2 * variance)
-
-
-def gain_nats(mse: Tensor | float, variance: float, input_variance: float) -> Tensor:
-    """Gain over a normal distribution that is independent of the features, in nats per number of the image.
-
-    The difference of two Barber-Agakov bounds on I(y; z). It is no bound itself: the unknown entropy of y, which is the
-    same for all models, drops out.
-    """
-    mse = torch.as_tensor(mse, dtype=torch.float64)
-    return 0.5 * math.log(input_variance / variance) + 0.5 - mse / (2 * variance)
+    return 0.5 * math.log(prior_variance / variance) + 0.5 - np.asarray(mse, np.float64) / (2 * variance)

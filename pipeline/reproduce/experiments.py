@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import shutil
 from dataclasses import dataclass
@@ -85,29 +86,22 @@ def experiments_of(config: ReproduceConfig) -> list[Experiment]:
     """All experiments of a table or a claim, the first seed's first. UserError with all problems at once."""
     problems: list[str] = []
     datasets = {name: _open(config, name, problems) for name in config.chosen_datasets}
-    experiments = [
-        _experiment(config, name, dataset, label, model, seed, problems)
-        for seed in config.seeds
-        for name, dataset in datasets.items()
-        for label in config.chosen_tasks
-        for model in config.chosen_models
-        if dataset
-    ]
+    found = []
+    opened = [(name, dataset) for name, dataset in datasets.items() if dataset]
+    rows = itertools.product(config.seeds, opened, config.chosen_tasks, config.chosen_models)
+    for seed, (name, dataset), label, model in rows:
+        options = train_config_of(config, dataset, label, model, seed)
+        problems += options.problems() + dataset_problems(options, dataset)
+        split: Literal["val", "test"] = "val" if config.protocol == "released" and dataset.name == "celeba" else "test"
+        if not dataset.split_sizes.get(split):
+            problems.append(
+                f"the data set {dataset.store.url} has no {split} images to evaluate on; make it with some."
+            )
+        options = options.with_options(out=experiment_url(options, dataset))
+        train_images = dataset.split_sizes.get("train", 0)
+        found.append(Experiment(name, dataset.name, options, train_images, split, config.protocol, config.test_images))
     raise_problems(list(dict.fromkeys(problems)))
-    return experiments
-
-
-def _experiment(
-    config: ReproduceConfig, name: str, dataset: Dataset, label: str, model: str, seed: int, problems: list[str]
-) -> Experiment:
-    options = train_config_of(config, dataset, label, model, seed)
-    problems += options.problems() + dataset_problems(options, dataset)
-    split: Literal["val", "test"] = "val" if config.protocol == "released" and dataset.name == "celeba" else "test"
-    if not dataset.split_sizes.get(split):
-        problems.append(f"the data set {dataset.store.url} has no {split} images to evaluate on; make it with some.")
-    options = options.with_options(out=experiment_url(options, dataset))
-    train_images = dataset.split_sizes.get("train", 0)
-    return Experiment(name, dataset.name, options, train_images, split, config.protocol, config.test_images)
+    return found
 
 
 def train_config_of(config: ReproduceConfig, dataset: Dataset, label: str, model: str, seed: int) -> TrainConfig:
@@ -118,8 +112,12 @@ def train_config_of(config: ReproduceConfig, dataset: Dataset, label: str, model
         fitting = (L for L in range(TABLE_3_L, 1, -1) if dataset.image_size % IRAEConfig(L=L).side_multiple == 0)
         base = base.with_options(K=TABLE_3_K, L=next(fitting, 1))
     budget = Budget.parse(config.budget)
-    if budget.is_full:
-        return base.with_options(**_paper_recipe(config, label, dataset.split_sizes.get("train", 0)))
+    if budget.is_full and not label.startswith("inpaint"):
+        return base.with_options(global_batch_size=config.global_batch_size or paper.BATCH)
+    if budget.is_full:  # the paper says nothing of inpainting's schedule: the released code's length and rate
+        images = paper.INPAINT_EPOCHS * dataset.split_sizes.get("train", 0)
+        batch = config.global_batch_size or paper.INPAINT_BATCH
+        return base.with_options(global_batch_size=batch, lr=paper.INPAINT_LR, max_images=images)
     return base.with_options(
         global_batch_size=config.global_batch_size or BATCH,
         lr=LR[model],
@@ -128,14 +126,6 @@ def train_config_of(config: ReproduceConfig, dataset: Dataset, label: str, model
         budget_clock=budget_clock(config) if budget.minutes else "wall",
         **RECIPE,
     )
-
-
-def _paper_recipe(config: ReproduceConfig, label: str, train_images: int) -> dict[str, Any]:
-    """The paper's schedule; for inpainting, of which it says nothing, the released code's length and rate."""
-    if not label.startswith("inpaint"):
-        return {"global_batch_size": config.global_batch_size or paper.BATCH}
-    batch = config.global_batch_size or paper.INPAINT_BATCH
-    return {"global_batch_size": batch, "lr": paper.INPAINT_LR, "max_images": paper.INPAINT_EPOCHS * train_images}
 
 
 def budget_clock(config: ReproduceConfig) -> Literal["wall", "processor"]:
@@ -171,17 +161,13 @@ def _open(config: ReproduceConfig, name: str, problems: list[str]) -> Dataset | 
         return None
     bits = 5 if config.protocol == "released" else 8
     if missing := [field for field in needed_fields(config) if field not in dataset.fields]:
-        problems.append(
-            f"the data set {url} has no {', '.join(missing)}; make it, at another URL or with --overwrite, with "
-            f"`{command}`."
-        )
+        problem = f"has no {', '.join(missing)}; make it, at another URL or with --overwrite, with"
     elif dataset.bits != bits:
-        problems.append(
-            f"the data set {url} has {dataset.bits} bits, but --protocol {config.protocol} needs {bits}; make one, "
-            f"under another name, with `{command}`."
-        )
+        needed = f"--protocol {config.protocol} needs {bits}"
+        problem = f"has {dataset.bits} bits, but {needed}; make one, under another name, with"
     else:
         return dataset
+    problems.append(f"the data set {url} {problem} `{command}`.")
     return None
 
 
@@ -199,10 +185,9 @@ def shard_command(config: ReproduceConfig, name: str) -> str:
     if config.protocol == "released":
         words.append("--bits 5" + (" --split released" if source == "flowers" else ""))
     fields = needed_fields(config)
-    if fields and fields[0].startswith("jpeg"):
-        words.append("--degrade jpeg:" + ",".join(field.removeprefix("jpeg") for field in fields))
-    elif fields:
-        words.append("--degrade mask:" + ",".join(field.removeprefix("mask_") for field in fields))
+    if fields:
+        kind = "jpeg" if fields[0].startswith("jpeg") else "mask"
+        words.append(f"--degrade {kind}:" + ",".join(field.removeprefix(kind).removeprefix("_") for field in fields))
     if source == "folder":
         words.append(f"--out {name if is_path_or_url(name) else data_url(name)}")
     return " ".join(words)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from infra.storage import Storage
-from pipeline.reproduce.bars import Bar, draw_bars
+from pipeline.reproduce.bars import noise_chart, percent
 from pipeline.reproduce.caveats import claim_caveats
 from pipeline.reproduce.config import Budget, ReproduceConfig
 from pipeline.reproduce.experiments import Experiment, budget_clock
@@ -23,19 +23,17 @@ from pipeline.runs.texts import model_title
 
 logger = logging.getLogger(__name__)
 
-ClaimRow = dict[str, Any]
-"""Figures of one layer of one model, by one decoder."""
 HEADER = (
     *("network", "restores to (dB)", "recovered from", "size, by the input's", "input recovered with (dB)"),
     *("largest error", "noise not recovered", "noise known, nats a number", "gain, nats a number"),
 )
 LAYERS = {
-    "output": ("output, by a decoder", "from the output", "output"),
-    "bottleneck": ("bottleneck, by a decoder", "from the bottleneck", "bottleneck"),
-    "exact inverse": ("output, by the exact inverse", "exact inverse", "inverse"),
-    "inverse of 8 bits": ("output, by the exact inverse, rounded to 8 bits", "inverse, 8 bits", "inverse"),
+    "output": "output, by a decoder",
+    "bottleneck": "bottleneck, by a decoder",
+    "exact inverse": "output, by the exact inverse",
+    "inverse of 8 bits": "output, by the exact inverse, rounded to 8 bits",
 }
-"""Layer: text in the table, label and kind of bar in the chart."""
+"""Layer: text in the table."""
 
 
 def measure_claim(config: ReproduceConfig, experiments: Sequence[Experiment], store: Storage) -> list[Result]:
@@ -44,7 +42,7 @@ def measure_claim(config: ReproduceConfig, experiments: Sequence[Experiment], st
     results = run_all(experiments, config.ray, functools.partial(decode_experiment, training=training))
     claim = claim_of(config, results)
     text = to_markdown(claim)
-    store.put("claim.svg", chart(claim).encode())
+    store.put("claim.svg", noise_chart(claim).encode())
     store.put("claim.md", text.encode())
     store.put("claim.json", json.dumps(claim, indent=1).encode())
     logger.info(text)
@@ -68,7 +66,7 @@ def claim_of(config: ReproduceConfig, results: Sequence[Result]) -> dict[str, An
     }
 
 
-def claim_row(result: Result, layer: dict[str, Any]) -> ClaimRow:
+def claim_row(result: Result, layer: dict[str, Any]) -> dict[str, Any]:
     """Row of one layer. Shares of the noise are of its energy, 1 for all of it."""
     variance = layer["sigma"] ** 2
     mse, nats = bootstrap(layer["mse"]), bootstrap(layer["noise_nats"])
@@ -97,12 +95,12 @@ def to_markdown(claim: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def row_texts(row: ClaimRow) -> list[str]:
+def row_texts(row: dict[str, Any]) -> list[str]:
     nats = f"{row['noise_nats']:.2f} [{row['noise_nats_low']:.2f}, {row['noise_nats_high']:.2f}]"
     return [
         model_title(row["model"]),
         f"{row['restored_psnr_db']:.2f}",
-        LAYERS[row["layer"]][0],
+        LAYERS[row["layer"]],
         f"{row['size_by_input']:.2f}",
         "exactly" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}",
         f"{row['max_error']:.1e}",
@@ -110,19 +108,3 @@ def row_texts(row: ClaimRow) -> list[str]:
         nats if row["noise_nats"] > 0 else "no bound",
         f"{row['gain_nats']:.2f}",
     ]
-
-
-def percent(share: float) -> str:
-    """Share in percent; below 0.1 % with its power of ten."""
-    return f"{share:.1%}" if share >= 1e-3 else f"{100 * share:.0e}".replace("e-0", "e-") + "%" if share else "0%"
-
-
-def chart(claim: dict[str, Any]) -> str:
-    """Content of claim.svg: the share of the noise's energy that no decoder or inverse recovered."""
-    bars = []
-    for row in claim["rows"]:
-        _, label, kind = LAYERS[row["layer"]]
-        share = row["noise_lost_share"]
-        bars.append(Bar(model_title(row["model"]), label, kind, share, percent(share)))
-    subtitle = f"share of its energy; {claim['dataset']}, {claim['task_label']}, {claim['budget']} of training"
-    return draw_bars("Noise that was not recovered", subtitle, bars, 1.0, "100 %: only the clean image was recovered")

@@ -7,7 +7,7 @@ import logging
 from infra.storage import UserError, join_url
 from pipeline.config.environment import store_url
 from pipeline.reproduce.config import ReproduceConfig
-from pipeline.reproduce.experiments import REPRODUCTIONS, Experiment, experiments_of
+from pipeline.reproduce.experiments import REPRODUCTIONS, experiments_of
 from pipeline.reproduce.information_loss import measure_claim
 from pipeline.reproduce.scheduler import run_all
 from pipeline.reproduce.table import table_of, write
@@ -21,8 +21,15 @@ def main(config: ReproduceConfig) -> None:
     """List the experiments, run the unfinished ones, print and write the table. UserError if one failed."""
     experiments = experiments_of(config)
     out = config.out or default_url(config)
-    print_plan(config, experiments, out)
+    names = ", ".join(dict.fromkeys(experiment.dataset for experiment in experiments))
+    logger.info(
+        f"{len(experiments)} experiments of {config.budget} each: {', '.join(config.chosen_models)} for "
+        f"{', '.join(config.chosen_tasks)} on {names}; seeds {' '.join(map(str, config.seeds))}; results in {out}"
+    )
     if config.dry_run:
+        for e in experiments:
+            optimization = e.config.optimization
+            logger.info(f"{e.name}: lr {optimization.lr:g}, batch {optimization.global_batch_size}, {e.url}")
         return
     store = open_checked(out)
     if config.claim:
@@ -38,19 +45,5 @@ def main(config: ReproduceConfig) -> None:
 def default_url(config: ReproduceConfig) -> str:
     """IRAE_STORE/reproductions/table1-celeba-3min."""
     parts = ["claim" if config.claim else f"table{config.table}", *map(url_name, config.chosen_datasets)]
-    parts.append(config.budget.replace(" ", ""))
-    if config.protocol != "standard":
-        parts.append(config.protocol)
+    parts += [config.budget.replace(" ", ""), *(["released"] if config.protocol == "released" else [])]
     return join_url(store_url(), REPRODUCTIONS, "-".join(parts))
-
-
-def print_plan(config: ReproduceConfig, experiments: list[Experiment], out: str) -> None:
-    """One line on all experiments; with --dry-run one for each, with its folder."""
-    names = ", ".join(dict.fromkeys(experiment.dataset for experiment in experiments))
-    logger.info(
-        f"{len(experiments)} experiments of {config.budget} each: {', '.join(config.chosen_models)} for "
-        f"{', '.join(config.chosen_tasks)} on {names}; seeds {' '.join(map(str, config.seeds))}; results in {out}"
-    )
-    for e in experiments if config.dry_run else ():
-        optimization = e.config.optimization
-        logger.info(f"{e.name}: lr {optimization.lr:g}, batch {optimization.global_batch_size}, {e.url}")

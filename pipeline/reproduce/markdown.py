@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.runs.paper_table import NOT_BUILT, PaperTable, Row, distinct
+from pipeline.runs.paper_table import NOT_BUILT, PaperTable, Row
 from pipeline.runs.texts import formatted, model_title
 
 Text = Callable[[Row], str]
@@ -16,14 +16,14 @@ def to_markdown(table: PaperTable) -> str:
     lines += ["Ours, [95 % confidence interval], (the paper's)."]
     for dataset, tasks in table.datasets().items():
         rows = [row for models in tasks.values() for row in models.values()]
-        before = {"degraded": lambda row: formatted(row.psnr_db_degraded, ".2f")}
-        after = {"order as in the paper": lambda row: order_text(table, row)} if table.order_agrees else {}
-        blocks = {"PSNR in dB": pivot(tasks, psnr_text, before, after)}
+        blocks = {"PSNR in dB": pivot(tasks, psnr_text, table)}
         if any(row.psnr_db_hole is not None for row in rows):
-            blocks["PSNR in dB inside the hole"] = pivot(tasks, lambda row: measured(row, row.psnr_db_hole, ".2f"))
+            blocks["PSNR in dB inside the hole"] = pivot(tasks, lambda row: text_of(row, row.psnr_db_hole, ".2f"))
         if table.table != 1:
-            blocks["SSIM (Wang et al. 2004)"] = pivot(tasks, lambda row: measured(row, row.ssim, ".4f"))
-            blocks["SSIM of the released code (the paper's)"] = pivot(tasks, released_ssim_text)
+            blocks["SSIM (Wang et al. 2004)"] = pivot(tasks, lambda row: text_of(row, row.ssim, ".4f"))
+            blocks["SSIM of the released code (the paper's)"] = pivot(
+                tasks, lambda row: text_of(row, row.ssim_released, ".4f", row.paper_ssim)
+            )
         blocks["sizes and speeds"] = size_lines(rows)
         for heading, block in blocks.items():
             lines += ["", f"## {dataset}: {heading}", "", *block]
@@ -34,21 +34,18 @@ def to_markdown(table: PaperTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pivot(
-    tasks: Mapping[str, Mapping[str, Row]],
-    text: Text,
-    before: Mapping[str, Text] | None = None,
-    after: Mapping[str, Text] | None = None,
-) -> list[str]:
-    """A line for each task, a column for each model; before, after: further columns, of the line's first row."""
-    models = distinct(model for rows in tasks.values() for model in rows)
-    header = ["task", *(before or {}), *map(model_title, models), *(after or {})]
+def pivot(tasks: Mapping[str, Mapping[str, Row]], text: Text, table: PaperTable | None = None) -> list[str]:
+    """A line for each task, a column for each model; for a table also the degraded images and the models' order."""
+    models = list(dict.fromkeys(model for rows in tasks.values() for model in rows))
+    order = ["order as in the paper"] if table and table.order_agrees else []
     body = []
     for label, rows in tasks.items():
         first = next(iter(rows.values()))
-        extra = [[column(first) for column in (columns or {}).values()] for columns in (before, after)]
-        body.append([label, *extra[0], *(text(rows[model]) if model in rows else "" for model in models), *extra[1]])
-    return markdown_table(header, body, left=("task", *(after or {})))
+        line = [label, *([formatted(first.psnr_db_degraded, ".2f")] if table else [])]
+        line += [text(rows[model]) if model in rows else "" for model in models]
+        body.append([*line, *([order_text(table, first)] if table and order else [])])
+    header = ["task", *(["degraded"] if table else []), *map(model_title, models), *order]
+    return markdown_table(header, body, left=("task", *order))
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[str] = ()) -> list[str]:
@@ -58,21 +55,15 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]], left: S
 
 
 def psnr_text(row: Row) -> str:
+    paper = "" if row.paper_psnr_db is None else f" ({row.paper_psnr_db:.2f})"
     interval = "" if row.psnr_db is None else f" [{row.psnr_db_low:.2f}, {row.psnr_db_high:.2f}]"
-    return measured(row, row.psnr_db, ".2f") + interval + paper_text(row.paper_psnr_db, ".2f")
+    return text_of(row, row.psnr_db, ".2f") + interval + paper
 
 
-def released_ssim_text(row: Row) -> str:
-    return measured(row, row.ssim_released, ".4f") + paper_text(row.paper_ssim, ".4f")
-
-
-def measured(row: Row, value: float | None, pattern: str) -> str:
-    """Our value, or why there is none."""
-    return formatted(value, pattern, missing=NOT_BUILT if row.error == NOT_BUILT else "failed")
-
-
-def paper_text(value: float | None, pattern: str) -> str:
-    return f" ({value:{pattern}})" if value is not None else ""
+def text_of(row: Row, ours: float | None, pattern: str, theirs: float | None = None) -> str:
+    """Our value, or why there is none, and the paper's."""
+    missing = NOT_BUILT if row.error == NOT_BUILT else "failed"
+    return formatted(ours, pattern, missing) + (f" ({theirs:{pattern}})" if theirs is not None else "")
 
 
 def order_text(table: PaperTable, row: Row) -> str:
@@ -87,7 +78,7 @@ def size_lines(rows: Sequence[Row]) -> list[str]:
     """Size, speed and training of each model, over the tasks."""
     header = ["model", "parameters", "training images/s", "training images", "test images"]
     body = []
-    for model in distinct(row.model for row in rows):
+    for model in dict.fromkeys(row.model for row in rows):
         done = [row for row in rows if row.model == model and row.psnr_db is not None]
         columns = ("parameters", "images_per_sec", "trained_images", "test_images")
         if done:
@@ -97,6 +88,5 @@ def size_lines(rows: Sequence[Row]) -> list[str]:
 
 def span(values: Sequence[float]) -> str:
     """The number, or the smallest and the largest."""
-    return " to ".join(
-        distinct(f"{v:,.0f}" if v >= 10 or v == int(v) else f"{v:.1f}" for v in (min(values), max(values)))
-    )
+    ends = (f"{v:,.0f}" if v >= 10 or v == int(v) else f"{v:.1f}" for v in (min(values), max(values)))
+    return " to ".join(dict.fromkeys(ends))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from infra.cluster import ray_session
+from infra.storage import UserError
 from pipeline.cli import ProgressLine
 from pipeline.reproduce.experiments import Experiment
-from pipeline.reproduce.run_experiment import Result, run_experiment
+from pipeline.reproduce.run_experiment import Result, failed, run_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +47,14 @@ def run_with_ray(experiments: Sequence[Experiment], work: Work) -> Iterator[Resu
         from ray.exceptions import RayError
 
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        task = ray.remote(num_cpus=1, num_gpus=int(has_gpu))(_run_in_task)
-        waiting = {task.remote(work, e, None if has_gpu else 1): e for e in experiments}
+        task: Any = ray.remote(num_cpus=1, num_gpus=int(has_gpu))(lambda e: work(e, threads=None if has_gpu else 1))
+        waiting = {task.remote(experiment): experiment for experiment in experiments}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), timeout=None)
             experiment = waiting.pop(done)
             try:
                 result = ray.get(done)
             except RayError as error:
-                if os.environ.get("IRAE_DEBUG"):
-                    raise
-                result = Result(experiment, error=f"its worker was lost ({str(error).strip().splitlines()[0]})")
+                reason = str(error).strip().splitlines()[0]
+                result = failed(experiment, UserError(f"its worker was lost ({reason})"))
             yield result
-
-
-def _run_in_task(work: Work, experiment: Experiment, threads: int | None) -> Result:
-    return work(experiment, threads=threads)

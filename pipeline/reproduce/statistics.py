@@ -26,9 +26,8 @@ class Estimate(NamedTuple):
 def bootstrap(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Mean of `values`, (images,) or (seeds, images), with a percentile bootstrap interval (Efron 1979).
 
-    Images and, independently, seeds are drawn with replacement: every seed's run is measured on the same images. Two or
-    three seeds say little about how far runs differ; the interval is then too narrow. UserError for values that are not
-    finite, or none.
+    Images and, independently, seeds are drawn with replacement. For two or three seeds the interval is too narrow.
+    UserError for values that are not finite, or none.
     """
     table = np.atleast_2d(np.asarray(values, np.float64))
     if not table.size or not np.isfinite(table).all():

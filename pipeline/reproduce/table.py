@@ -35,23 +35,17 @@ PARQUET_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "
 def table_of(config: ReproduceConfig, results: Sequence[Result]) -> PaperTable:
     """The table of all results."""
     assert config.table
-    groups = by_seed(results)
-    rows = [row_of(config.table, group) for group in groups]
+    groups: dict[Any, list[Result]] = {}  # of results that differ by the seed alone
+    for result in results:
+        groups.setdefault((result.experiment.row, result.experiment.model), []).append(result)
+    rows = [row_of(config.table, group) for group in groups.values()]
     not_built = [model for model in paper.MODELS[config.table] if model in paper.NOT_BUILT]
     for dataset, source, label in dict.fromkeys(result.experiment.row for result in results):
         theirs = {model: paper_columns(config.table, source, label, model) for model in not_built}
         rows += [Row(dataset, label, model, error=NOT_BUILT, **columns) for model, columns in theirs.items()]
-    agrees, certain = compare_rankings(config.table, groups)
+    agrees, certain = compare_rankings(config.table, groups.values())
     title, caveats = paper.TITLES[config.table], caveats_of(config, results)
     return PaperTable(config.table, title, config.protocol, config.budget, caveats, rows, agrees, certain)
-
-
-def by_seed(results: Iterable[Result]) -> list[list[Result]]:
-    """Groups of results that differ by the seed alone."""
-    groups: dict[Any, list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.experiment.row, result.experiment.model), []).append(result)
-    return list(groups.values())
 
 
 def row_of(table: int, group: Sequence[Result]) -> Row:
@@ -72,7 +66,7 @@ def row_of(table: int, group: Sequence[Result]) -> Row:
 
 def measured_columns(done: Sequence[Result]) -> dict[str, Any]:
     """Measures of a row: means over images and seeds, sizes and speed."""
-    psnr, metrics = bootstrap(psnr_of(done)), done[0].metrics
+    psnr, metrics = bootstrap(np.array([r.psnr_db for r in done])), done[0].metrics
     means = {
         column: [r.metrics[name] for r in done if r.metrics.get(name) is not None] for column, name in MEANS.items()
     }
@@ -94,18 +88,15 @@ def paper_columns(table: int, source: str, label: str, model: str) -> dict[str, 
     return {"paper_psnr_db": theirs.psnr_db, "paper_ssim": theirs.ssim} if theirs else {}
 
 
-def psnr_of(done: Sequence[Result]) -> np.ndarray:
-    """PSNR (dB), (seeds, images)."""
-    return np.array([result.psnr_db for result in done])
-
-
 def compare_rankings(table: int, groups: Iterable[Sequence[Result]]) -> tuple[dict[str, bool], dict[str, bool]]:
     """For each row of the table ("celeba noise25"): whether the ranking of the models is the paper's, and whether ours
     is certain. Of models that both have; rows with fewer than two are left out."""
     lines: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
     for group in groups:
         if all(result.error is None for result in group):
-            lines.setdefault(group[0].experiment.row, {})[group[0].experiment.model] = psnr_of(group)
+            lines.setdefault(group[0].experiment.row, {})[group[0].experiment.model] = np.array(
+                [r.psnr_db for r in group]
+            )
     agrees, certain = {}, {}
     for (dataset, source, label), line in lines.items():
         theirs = {model: paper.figure(table, source, label, model) for model in line}
@@ -119,26 +110,16 @@ def compare_rankings(table: int, groups: Iterable[Sequence[Result]]) -> tuple[di
 
 
 def write(store: Storage, table: PaperTable) -> str:
-    """Write the four files; returns the Markdown."""
-    text = to_markdown(table)
-    store.put("table.csv", csv_bytes(table.rows))
-    store.put("table.parquet", parquet_bytes(table.rows))
+    """Write the four files; returns the Markdown. CSV has the seeds separated by blanks."""
+    text, rows = to_markdown(table), [asdict(row) for row in table.rows]
+    schema = pa.schema([(f.name, PARQUET_TYPES[str(f.type).removesuffix(" | None")]) for f in fields(Row)])
+    parquet, lines = io.BytesIO(), io.StringIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), parquet)
+    writer = csv.DictWriter(lines, schema.names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "seeds": " ".join(map(str, row["seeds"]))} for row in rows)
+    store.put("table.csv", lines.getvalue().encode())
+    store.put("table.parquet", parquet.getvalue())
     store.put("table.md", text.encode())
     store.put("table.json", json.dumps(asdict(table), indent=1).encode())
     return text
-
-
-def csv_bytes(rows: Sequence[Row]) -> bytes:
-    """CSV with the seeds separated by blanks."""
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, [f.name for f in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**asdict(row), "seeds": " ".join(map(str, row.seeds))} for row in rows)
-    return sink.getvalue().encode()
-
-
-def parquet_bytes(rows: Sequence[Row]) -> bytes:
-    schema = pa.schema([(f.name, PARQUET_TYPES[str(f.type).removesuffix(" | None")]) for f in fields(Row)])
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), sink)
-    return sink.getvalue()

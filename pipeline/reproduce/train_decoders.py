@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from pipeline.config.train import BudgetConfig
 from pipeline.data.pairs import Pairs, make_pairs
 from pipeline.data.pinned import pinned_array
 from pipeline.reproduce.config import Budget
-from pipeline.reproduce.decoder import LAYERS, WIDTH, Decoder, gain_nats, noise_nats
+from pipeline.reproduce.decoder import LAYERS, WIDTH, Decoder, bound_nats
 from pipeline.reproduce.experiments import Experiment
 from pipeline.reproduce.run_experiment import Result, failed, run_experiment
 from pipeline.runs.checkpoints import read_json, write_json
@@ -42,7 +43,7 @@ DECODED = ("output", "bottleneck")
 FORMER_LAYERS = {"narrowest": "bottleneck"}
 """Names of layers in files of the first version."""
 Features = dict[str, Tensor]
-"""Layer -> its activations (B, c, h, w)."""
+"""Layer: its activations, (B, c, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,9 @@ class PairedBatches:
         """Batches of the training split without end, each epoch in another order with other noise."""
         reader = self.reader("train")
         loader = Loader(reader, global_batch_size=min(BATCH, len(reader)), seed=self.experiment.config.seed)
-        try:
-            while True:
-                batch = loader.next()
-                assert batch.epoch is not None
+        with contextlib.closing(loader):
+            while (batch := loader.next()).epoch is not None:
                 yield self._pairs(batch, list(batch.epoch))
-        finally:
-            loader.close()
 
     def testing(self, split: str, count: int) -> Iterator[Pairs]:
         """The first `count` images of a split; 0: all."""
@@ -147,14 +144,10 @@ class PairedBatches:
 def features_of(model: Restorer, degraded: Tensor, sigma_255: Tensor | None) -> Features:
     """Unclamped output and bottleneck of the network, by one forward pass where it gives both."""
     outputs: list[Tensor] = []
-    hook = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    try:
+    with model.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
         bottleneck = model.bottleneck(degraded, sigma_255)
-    finally:
-        hook.remove()
     # IRAE's bottleneck comes before its output.
-    output = outputs[-1] if outputs else model(degraded, sigma_255)
-    return {"output": output, "bottleneck": bottleneck}
+    return {"output": outputs[-1] if outputs else model(degraded, sigma_255), "bottleneck": bottleneck}
 
 
 def train_decoders(
@@ -191,30 +184,29 @@ def evaluate_decoder(
 ) -> dict[str, Any]:
     """Errors of `decode` about the network's input, and the bounds that follow. UserError for errors not finite."""
 
-    def errors(split: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Squared error of each image, mean and mean square of its input by channel; and the largest error."""
-        squares, means, mean_squares, largest = [], [], [], 0.0
+    def errors(split: str, count: int) -> np.ndarray:
+        """(images, 8): mean square and largest error, mean and mean square of each channel of the input."""
+        found = []
         for pairs in batches.testing(split, count):
-            y = pairs.degraded
-            difference = decode(features_of(trained.model, y, pairs.sigma_255)).double() - y.double()
-            squares.append(difference.square().mean(dim=(1, 2, 3)))
-            means.append(y.double().mean(dim=(2, 3)))
-            mean_squares.append(y.double().square().mean(dim=(2, 3)))
-            largest = max(largest, difference.abs().max().item())
-        return *(torch.cat(part).cpu().numpy() for part in (squares, means, mean_squares)), largest  # type: ignore[return-value]
+            y = pairs.degraded.double()
+            error = decode(features_of(trained.model, pairs.degraded, pairs.sigma_255)).double() - y
+            measures = (error.square().mean(dim=(1, 2, 3))[:, None], error.abs().amax(dim=(1, 2, 3))[:, None])
+            found.append(torch.cat([*measures, y.mean(dim=(2, 3)), y.square().mean(dim=(2, 3))], dim=1))
+        return torch.cat(found).cpu().numpy()
 
-    val_mse, val_mean, val_mean_square, _ = errors("val", VARIANCE_IMAGES)
-    mse, _, _, largest = errors(batches.experiment.split, training.test_images)
+    validation = errors("val", VARIANCE_IMAGES)
+    mse, largest = errors(batches.experiment.split, training.test_images).T[:2]
     if not np.isfinite(mse).all():
         raise UserError("the network's input was recovered as numbers that are not finite.")
     sigma_255 = batches.experiment.config.task.known_sigma_255
     assert sigma_255 is not None, "the claim needs one noise level"
-    variance, sigma = max(float(val_mse.mean()), MIN_VARIANCE), sigma_255 / 255
-    input_variance = float((val_mean_square.mean(axis=0) - val_mean.mean(axis=0) ** 2).mean())
+    val_mse, _, *means = validation.mean(axis=0).tolist()
+    variance, sigma = max(val_mse, MIN_VARIANCE), sigma_255 / 255
+    input_variance = float(np.mean([square - mean**2 for mean, square in zip(means[:3], means[3:], strict=True)]))
     return {
         "mse": mse.tolist(),
-        "max_error": largest,
+        "max_error": float(largest.max()),
         "sigma": sigma,
-        "noise_nats": noise_nats(torch.from_numpy(mse), variance, sigma).tolist(),
-        "gain_nats": gain_nats(float(mse.mean()), variance, input_variance).item(),
+        "noise_nats": bound_nats(mse, variance, sigma**2).tolist(),
+        "gain_nats": bound_nats(float(mse.mean()), variance, input_variance).item(),
     }

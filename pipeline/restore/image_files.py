@@ -52,11 +52,10 @@ class DecodedImage:
 
 
 def read_image(path: Path) -> DecodedImage:
-    """Read a PNG, JPEG or WebP file, whatever its suffix says.
+    """Decode a PNG, JPEG or WebP file, whatever its suffix: palettes, 1 to 4 bits and CMYK become 8-bit RGB, a
+    transparent colour an alpha channel.
 
-    Palettes become RGB, 1-bit and 2-bit and 4-bit images 8-bit, a transparent colour an alpha channel; CMYK becomes
-    RGB by Pillow's plain formula, without the printer's profile.
-    UserError: unreadable, empty, broken or cut short, another format, 16 bits a channel, animated, over MAX_PIXELS.
+    UserError: unreadable, empty, broken or truncated, another format, 16 bits a channel, animated, over MAX_PIXELS.
     """
     try:
         data = path.read_bytes()
@@ -70,7 +69,14 @@ def read_image(path: Path) -> DecodedImage:
         raise UserError(f"{path} has 16 bits a channel, of which half would be lost: convert it to 8 bits first")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            _check_header(path, image)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(
+                    f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}: cut it into parts first"
+                )
+            # Not JPEG: a telephone's photograph with a depth or brightness map counts as several frames.
+            if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+                raise UserError(f"{path} is animated: save the frames as single images first")
             if image.format == "PNG":
                 # Loading alone passes over wrong checksums.
                 Image.open(io.BytesIO(data), formats=("PNG",)).verify()
@@ -85,12 +91,10 @@ def read_image(path: Path) -> DecodedImage:
 
 
 def write_image(path: Path, rgb: np.ndarray, like: DecodedImage | None = None) -> None:
-    """Write `rgb`, uint8 (H, W, 3), in the format that the suffix of `path` names, making its folder where needed.
+    """Write `rgb`, uint8 (H, W, 3), atomically, in the format of the suffix of `path`; makes its folder.
 
-    `like`, of the same height and width, gives alpha, grayscale (saved as the average of the three channels, rounded)
-    and the ICC profile, which is left out where it is for another number of channels than the file has.
-    PNG and WebP are lossless, JPEG has quality 95 and 4:4:4. The file appears whole or not at all, and replaces an
-    older one. UserError: as check_writable. OSError: the disk.
+    `like`, of the same height and width, gives alpha, grayscale (the rounded average of the channels) and the ICC
+    profile, if it is for the file's channels. PNG and WebP are lossless. UserError: as check_writable.
     """
     assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3, f"{rgb.dtype} {rgb.shape}"
     alpha = None if like is None else like.alpha
@@ -150,11 +154,10 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def plan_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Which file is read and where its result goes: [(input, output)], sorted by input; touches nothing.
+    """Pairs of input and output, sorted by input; writes nothing.
 
-    A file goes to a file, or under its own name into an existing folder; a folder to a folder, which need not exist,
-    with the same relative names. Names that differ only in case, or in how an accent is encoded, count as one, since
-    on many disks they are. UserError, with all problems: missing source, no images in it, unsupported suffix, an
+    A file goes to a file, or under its own name into an existing folder; a folder to a folder, with the same relative
+    names, which need not exist. UserError, with all problems: missing source, no images in it, unsupported suffix, an
     output that is an input or lies in the input folder, two inputs with one output, a file where a folder must be.
     """
     problems = []
@@ -168,16 +171,6 @@ def plan_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
             problems.append(f"{source} does not exist: check its name")
     _raise_all(problems + _path_problems(pairs) + _overwrite_problems(source, target, pairs))
     return pairs
-
-
-def _check_header(path: Path, image: Image.Image) -> None:
-    """UserError for more than MAX_PIXELS, and for animations."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}: cut it into parts first")
-    # JPEG is not asked: a telephone's photograph with a depth or brightness map inside counts as several frames.
-    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise UserError(f"{path} is animated: save the frames as single images first")
 
 
 def _to_image(image: Image.Image, png_bits: int | None) -> DecodedImage:

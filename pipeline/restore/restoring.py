@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from infra.storage import UserError
@@ -49,7 +48,11 @@ def main(config: RestoreConfig) -> None:
             except USER_ERRORS as error:
                 problems.append(str(error))
             line.update(len(rows) + len(problems))
-    write_metrics(config, rows, len(problems), trained.url)
+    metrics = config.metrics or (config.target / "metrics.json" if config.target.is_dir() else None)
+    if metrics:
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        content = {"run": trained.url, "restored": len(rows), "failed": len(problems), "images": rows}
+        metrics.write_text(json.dumps(content, indent=1))
     logger.info(f"restored {len(rows)} of {len(pairs)} image(s) into {config.target}")
     if problems:
         raise UserError("\n".join(problems))
@@ -70,31 +73,19 @@ def known_sigma(config: RestoreConfig, trained: Trained) -> float | None:
 def restore_file(
     trained: Trained, source: Path, target: Path, tile: int, overlap: int, sigma_255: float | None
 ) -> dict[str, Any]:
-    """Read, restore, write; returns a row for metrics.json."""
+    """Restore a file, in tiles when a side is longer than `tile`; returns a row for metrics.json."""
     begin = time.monotonic()
     image = read_image(source)
     height, width = image.rgb.shape[:2]
     check_writable(target, height, width, has_alpha=image.alpha is not None)
-    restored = restore_pixels(trained, image.rgb, tile, overlap, sigma_255)
-    write_image(target, restored, like=image)
-    return {
-        "source": str(source),
-        "target": str(target),
-        "height": height,
-        "width": width,
-        "elapsed_s": round(time.monotonic() - begin, 3),
-    }
-
-
-def restore_pixels(
-    trained: Trained, rgb: np.ndarray, tile: int, overlap: int, sigma_255: float | None = None
-) -> np.ndarray:
-    """uint8 (H, W, 3) to the same, restored; cut into tiles when a side is longer than `tile`."""
     restore = partial(trained.model.restore, sigma_255=sigma_255)
-    image = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(trained.device).float() / 255
+    degraded = torch.from_numpy(image.rgb).permute(2, 0, 1)[None].to(trained.device).float() / 255
     with torch.inference_mode():
-        fits = max(rgb.shape[:2]) <= tile
-        return to_pixels(restore(image) if fits else restore_tiled(restore, image, tile, overlap))[0]
+        fits = max(height, width) <= tile
+        restored = restore(degraded) if fits else restore_tiled(restore, degraded, tile, overlap)
+        write_image(target, to_pixels(restored)[0], like=image)
+    elapsed_s = round(time.monotonic() - begin, 3)
+    return {"source": str(source), "target": str(target), "height": height, "width": width, "elapsed_s": elapsed_s}
 
 
 def tile_side(config: RestoreConfig, trained: Trained) -> int:
@@ -122,11 +113,3 @@ def free_memory_bytes(device: torch.device) -> int:
     except OSError:
         return 2 << 30
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-
-
-def write_metrics(config: RestoreConfig, rows: list[dict[str, Any]], failed: int, run: str) -> None:
-    """Write metrics.json: images, sizes, times."""
-    path = config.metrics or (config.target / "metrics.json" if config.target.is_dir() else None)
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"run": run, "restored": len(rows), "failed": failed, "images": rows}, indent=1))

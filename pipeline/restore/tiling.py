@@ -22,15 +22,12 @@ from infra.storage import UserError
 
 @torch.no_grad()
 def restore_tiled(restore: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
-    """Apply `restore` to tiles of at most `tile` x `tile` pixels, one after another, and blend the results.
+    """Apply `restore`, (1, C, h, w) -> the same shape, to tiles of at most `tile` x `tile` pixels; blend the results.
 
-    image: float (1, C, H, W) in [0, 1]; `restore` maps (1, C, h, w) to the same shape, on any device and in any float
-    type. Returns the shape, type and device of `image`. Memory: the output, and what `restore` needs for one tile.
-
-    Equal to restore(image) up to rounding, at the image's borders too, if each output pixel depends only on input
-    pixels at most overlap // 4 rows and columns away. If `restore` treats pixels differently by their position modulo
-    m (an m x m squeeze), `tile` and `overlap` must be multiples of m: every tile then starts at a multiple of m.
-    UserError: tile <= overlap, or a negative overlap.
+    image: float (1, C, H, W) in [0, 1]; the result has its shape, type and device.
+    Equal to restore(image) up to rounding if each output pixel depends only on input pixels at most overlap // 4 rows
+    and columns away. If `restore` treats pixels differently by their position modulo m (an m x m squeeze), `tile` and
+    `overlap` must be multiples of m. UserError: tile <= overlap, or a negative overlap.
     """
     if not 0 <= overlap < tile:
         raise UserError(f"overlap is {overlap} and tile {tile}: choose 0 <= overlap < tile")

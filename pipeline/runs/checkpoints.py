@@ -105,15 +105,11 @@ class Checkpoints:
         best = self.best()
         for name in self.names()[:-keep]:
             if best is None or name != best["checkpoint"]:
-                self.delete(name)
-
-    def delete(self, name: str) -> None:
-        """Delete a checkpoint, state.json first: an interrupted deletion leaves no checkpoint."""
-        folder = self.store.at(CHECKPOINTS, name)
-        folder.delete(STATE)
-        for entry in folder.list():
-            folder.delete(entry.name)
-        self._names = [other for other in self.names() if other != name]
+                folder = self.store.at(CHECKPOINTS, name)
+                folder.delete(STATE)  # first, so that an interrupted deletion leaves no checkpoint
+                for entry in folder.list():
+                    folder.delete(entry.name)
+                self._names = [other for other in self.names() if other != name]
 
 
 def read_json(store: Storage, name: str) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import torch
 
 from infra.storage import UserError
 from irae.checkpoint import model_from_files
-from irae.model import on_device, parameter_count
+from irae.model import on_device
 from irae.restorer import Restorer
 from pipeline.config.train import TrainConfig, train_config
 from pipeline.runs.find import find_run, open_checked
@@ -29,16 +29,9 @@ class Trained:
     def url(self) -> str:
         return self.run.url
 
-    @property
-    def parameters(self) -> int:
-        return parameter_count(self.model)
-
 
 def load_trained(run: str | None, checkpoint: str) -> Trained:
-    """The run (URL, name, or None for the only one) at `best`, `last` or a named checkpoint, on the GPU if any.
-
-    UserError when there is none.
-    """
+    """The run (URL, name, None: the only one) at `best`, `last` or a name, on the GPU if any. UserError without one."""
     folder = Run(open_checked(find_run(run)))
     values = folder.read_json(CONFIG)
     if values is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -63,7 +62,7 @@ class PaperTable:
     @property
     def models(self) -> list[str]:
         """Columns, in the order of the rows."""
-        return distinct(row.model for row in self.rows)
+        return list(dict.fromkeys(row.model for row in self.rows))
 
     def datasets(self) -> dict[str, dict[str, dict[str, Row]]]:
         """The table in two dimensions: data set -> task label -> model -> row."""
@@ -81,8 +80,3 @@ def _row(values: dict[str, Any]) -> Row:
         if value is not None and (not is_number(value) if is_numeric else not isinstance(value, str | tuple)):
             raise TypeError(f"{f.name} of a row is {value!r}")
     return row
-
-
-def distinct(values: Iterable[str]) -> list[str]:
-    """Each value once, in the order of its first appearance."""
-    return list(dict.fromkeys(values))

@@ -50,13 +50,13 @@ def svg_elements(size_px: tuple[int, int], margins_px: tuple[int, int, int, int]
 
 def _compact(svg: str) -> str:
     """Paths and texts alone, with the document's font, CSS variables as colours, and coordinates of 0.1 px."""
+
+    def rounded(match: re.Match[str]) -> str:
+        numbers = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), match[2])
+        return f' {match[1]}="' + re.sub(r"\s*([A-Za-z])\s*", r"\1", numbers).strip() + '"'
+
     svg = re.sub(r"(?s)^.*?<svg[^>]*>|<defs>.*?</defs>|</?g[^>]*>|</svg>", "", svg)
     svg = re.sub(r' (id|clip-path|transform)="[^"]*"|font-family: [^;"]*;? ?', "", svg)
-    svg = re.sub(r' (d|x|y)="([^"]*)"', lambda m: f' {m[1]}="{_rounded(m[2])}"', svg)
+    svg = re.sub(r' (d|x|y)="([^"]*)"', rounded, svg)
     svg = re.sub(r"#0000([0-9a-f]{2})", lambda m: f"var({VARIABLES[int(m[1], 16) - 1]})", svg)
     return re.sub(r"\n\s*", "\n", svg).strip()
-
-
-def _rounded(coordinates: str) -> str:
-    numbers = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), coordinates)
-    return re.sub(r"\s*([A-Za-z])\s*", r"\1", numbers).strip()

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from infra.storage import Storage
 from pipeline.runs.find import find_data, open_checked
 from pipeline.shard.config import InspectConfig
 from sharding.dataset import Dataset
@@ -107,15 +106,9 @@ def contact_sheet(dataset: Dataset, images: int) -> Image.Image:
 def shown_fields(dataset: Dataset, row: dict[str, Any]) -> list[np.ndarray]:
     """Each field of a sample as uint8 (H, W, 3); a mask as the clean image with white holes."""
     name = dataset.shards[row["shard"]]["name"]
-    pixels = [
-        field_pixels(dataset.store, name, row[f"{field}_offset"], row[f"{field}_bytes"], extension)
-        for field, extension in dataset.fields.items()
-    ]
+    pixels = []
+    for field, extension in dataset.fields.items():
+        data = io.BytesIO(dataset.store.get(name, row[f"{field}_offset"], row[f"{field}_bytes"]))
+        pixels.append(np.load(data) if extension == "npy" else np.asarray(Image.open(data).convert("RGB")))
     clean = pixels[0]
     return [np.where(p[..., None] == 1, np.uint8(255), clean) if p.ndim == 2 else p for p in pixels]
-
-
-def field_pixels(store: Storage, name: str, offset: int, size: int, extension: str) -> np.ndarray:
-    """A stored field as an array, read at its offset in the shard."""
-    data = io.BytesIO(store.get(name, offset, size))
-    return np.load(data, allow_pickle=False) if extension == "npy" else np.asarray(Image.open(data).convert("RGB"))

@@ -6,11 +6,12 @@ import json
 import logging
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from infra.storage import Storage, UserError, open_storage
-from infra.storage.lease import Lease, hold_lease
+from infra.storage.lease import hold_lease
 from pipeline.cli import ProgressLine
 from pipeline.config.environment import cache_folder
 from pipeline.runs.find import data_url
@@ -35,15 +36,17 @@ def main(config: ShardConfig) -> None:
     source = open_source(config.source, root, config.size, **source_options(config))
     url = config.out or data_url(config.source)
     plan = plan_for(source, spec, config)
-    counts = dict(Counter(shard.split for shard in plan.shards for _ in shard.images))
-    logger.info(f"data set {url}: {plan.image_count:,} images {counts}, {len(plan.shards)} shards, from {source.name}")
+    counts = Counter(shard.split for shard in plan.shards for _ in shard.images)
+    logger.info(
+        f"data set {url}: {counts.total():,} images {dict(counts)}, {len(plan.shards)} shards, from {source.name}"
+    )
     if config.dry_run:
         logger.info(json.dumps(plan.settings, indent=1))
         return
     store = open_storage(url)
     store.check()
     with hold_lease(store) as lease:
-        make_dataset(source, plan, spec, store, lease, config)
+        make_dataset(Job(source, spec, store, lease), plan, config)
 
 
 def download_source(config: ShardConfig) -> Path:
@@ -80,11 +83,9 @@ def plan_for(source: Source, spec: SampleSpec, config: ShardConfig) -> Plan:
     return make_plan(source.images(), settings, config.seed, per_shard)
 
 
-def make_dataset(
-    source: Source, plan: Plan, spec: SampleSpec, store: Storage, lease: Lease, config: ShardConfig
-) -> None:
+def make_dataset(job: Job, plan: Plan, config: ShardConfig) -> None:
     """Reserve the destination, make every shard that is missing or damaged, publish."""
-    encoders = encoder_settings()
+    store, encoders = job.store, encoder_settings()
     reserve_destination(store, plan, encoders, config.overwrite)
     for folder in (store, store.at(RECORDS)):
         folder.sweep()
@@ -93,31 +94,29 @@ def make_dataset(
     if info is not None and not found.pending:
         logger.info(f"{store.url} is whole already ({len(plan.shards)} shards checked); nothing to do.")
     else:
-        make_pending(source, plan, spec, store, lease, config, found)
+        make_pending(job, plan, config, found)
     if info is None:
         details = {
-            "name": source.name,
-            "image_size": source.size,
+            "name": job.source.name,
+            "image_size": job.source.size,
             "plan_sha256": plan.sha256,
             **plan.settings,
             "encoders": encoders,
         }
-        lease.check()
+        job.lease.check()
         records = (ShardRecord.from_bytes(store.get(record_name(shard.name))) for shard in plan.shards)
-        info = publish(store, records, details, spec.fields)
+        info = publish(store, records, details, job.spec.fields)
     clear_records(store)
     stored_bytes = sum(shard["bytes"] for shard in info["shards"])
     logger.info(f"{store.url}/dataset.json: {info['manifest']['rows']:,} images, {stored_bytes / 1e6:,.1f} MB")
 
 
-def make_pending(
-    source: Source, plan: Plan, spec: SampleSpec, store: Storage, lease: Lease, config: ShardConfig, found: ResumeState
-) -> None:
+def make_pending(job: Job, plan: Plan, config: ShardConfig, found: ResumeState) -> None:
     """Make the pending shards and write metrics.json. Raises UserError for more unusable images than allowed."""
     workers = choose_workers(config, len(found.pending))
     how = "in this process" if workers is None else f"on Ray with {workers or 'all'} workers"
     logger.info(f"{len(found.pending)} of {len(plan.shards)} shards to make, {how}")
-    job = Job(source, spec, store, lease, dict(found.sha256))
+    job = replace(job, sha256=dict(found.sha256))
     images, bad = sum(len(shard.images) for shard in found.pending), []
     start_s, done = time.monotonic(), 0
     with ProgressLine("sharding", images, "images") as progress:
@@ -129,9 +128,9 @@ def make_pending(
     per_sec = done / max(elapsed_s, 1e-9)
     logger.info(f"{done:,} images in {elapsed_s:.1f} s, {per_sec:,.0f} images/s")
     metrics = {"images": done, "elapsed_s": elapsed_s, "images_per_sec": per_sec, "unusable": len(bad)}
-    store.put(METRICS, json.dumps({**metrics, "shards": len(found.pending), "workers": workers}, indent=1).encode())
+    job.store.put(METRICS, json.dumps({**metrics, "shards": len(found.pending), "workers": workers}, indent=1).encode())
     if found.info is None:
-        check_bad(store, bad, config.max_bad)
+        check_bad(job.store, bad, config.max_bad)
 
 
 def check_bad(store: Storage, bad: list[dict[str, str]], max_bad: int) -> None:

@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from infra.cluster import ray_session
@@ -42,7 +42,7 @@ class Job:
     spec: SampleSpec
     store: Storage
     lease: Lease
-    sha256: dict[str, str]
+    sha256: dict[str, str] = field(default_factory=dict)
     """Shard name -> the hash that it must have, when the data set is published already."""
 
     def put(self, content: memoryview, record: ShardRecord) -> MadeShard:

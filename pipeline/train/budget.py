@@ -55,15 +55,12 @@ class BudgetTimer:
     def due_events(self) -> list[str]:
         """Flags that rank 0 sends with the next step: log, checkpoint, stop."""
         now = time.monotonic()
-        return [
-            name
-            for name, is_due in (
-                ("log", now - self._logged_at >= LOG_INTERVAL_S),
-                ("checkpoint", now - self._saved_at >= 60 * self.checkpoint_minutes),
-                ("stop", self.train_s >= 60 * (self.budget.max_minutes or float("inf"))),
-            )
-            if is_due
-        ]
+        due = {
+            "log": now - self._logged_at >= LOG_INTERVAL_S,
+            "checkpoint": now - self._saved_at >= 60 * self.checkpoint_minutes,
+            "stop": self.train_s >= 60 * (self.budget.max_minutes or math.inf),
+        }
+        return [name for name, is_due in due.items() if is_due]
 
     @property
     def budget_fraction(self) -> float:

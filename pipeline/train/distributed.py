@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -37,21 +37,14 @@ class PeerLostError(RuntimeError):
 
 
 @dataclass
-class Progress:
-    """Progress of a worker, read by its heartbeat thread."""
-
-    collectives_entered: int = 0
-    """Collectives that the worker has entered."""
-
-
-@dataclass(frozen=True)
 class ProcessGroup:
     """Rank, world size and device of this worker, and its collectives."""
 
     rank: int
     world_size: int
     device: torch.device
-    progress: Progress = field(default_factory=Progress, compare=False)
+    collectives_entered: int = 0
+    """Progress of the worker, read by its heartbeat thread."""
 
     @classmethod
     def single_process(cls) -> ProcessGroup:
@@ -97,7 +90,7 @@ class ProcessGroup:
     @contextmanager
     def _collective(self) -> Iterator[None]:
         """Raises PeerLostError when torch reports that another worker or its connection is lost."""
-        self.progress.collectives_entered += 1
+        self.collectives_entered += 1
         try:
             yield
         except dist.DistError as error:
@@ -145,9 +138,6 @@ class FlatGradientBucket:
                 self._running, self._statistics.split([s.numel() for s in self._running]), strict=True
             ):
                 held.copy_(mean)
-
-    def clear(self) -> None:
-        self.buffer.zero_()
 
     def set_flag(self, name: str, value: float | Tensor) -> None:
         """Add to a flag; flags are summed over the workers with the gradients."""

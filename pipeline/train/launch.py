@@ -37,23 +37,22 @@ def main(config: TrainConfig) -> None:
             logger.info(lines)
             if names := run.checkpoints.names():
                 logger.info(f"resuming from {int(names[-1]):,} images")
-            with ProgressLine("training", progress_total(config), progress_unit(config)) as line:
+            with ProgressLine("training", *progress_goal(config)) as line:
                 last = train_with(training, line, lease.check)
             summarise(run, last)
 
 
-def progress_total(config: TrainConfig) -> float | None:
+def progress_goal(config: TrainConfig) -> tuple[float | None, str]:
+    """Length of the training, if the budget limits it, and its unit."""
     budget = config.budget
-    return budget.max_images or (budget.max_minutes * 60 if budget.max_minutes else None)
-
-
-def progress_unit(config: TrainConfig) -> str:
-    return "s" if config.budget.max_minutes and not config.budget.max_images else "images"
+    if budget.max_minutes and not budget.max_images:
+        return 60 * budget.max_minutes, "s"
+    return budget.max_images or None, "images"
 
 
 def show(config: TrainConfig, line: ProgressLine, row: dict[str, Any]) -> None:
     """A row of metrics on the progress line; validations are logged."""
-    done = row["train_s"] if progress_unit(config) == "s" else row["images_seen"]
+    done = row["train_s"] if progress_goal(config)[1] == "s" else row["images_seen"]
     text = f"loss {row['loss']:.4f}  {row['images_per_sec']:,.0f} images/s  lr {row['lr']:.1e}"
     line.update(done, f"{text}  waiting for data {row['data_wait_share']:.1%}  {row['peak_memory_mb']:,.0f} MB")
     if "val_psnr_db" in row:

@@ -79,10 +79,7 @@ def train(
 
 
 class Trainer:
-    """Model, optimizer, EMA, loader and timers of one worker.
-
-    Making one reads the storage and may raise UserError; it takes part in no collective.
-    """
+    """Model, optimizer, EMA, loader and timers of one worker. Made from the storage (UserError); no collectives."""
 
     def __init__(
         self,
@@ -117,8 +114,17 @@ class Trainer:
     def _start_or_resume(self) -> Loader:
         """Weights and state of the newest checkpoint, or weights initialised from the global first batch."""
         checkpoint = self.run.checkpoints.newest()
+        loader = Loader(
+            self.reader,
+            global_batch_size=self.config.optimization.global_batch_size,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
+            seed=self.config.seed,
+            drop_last=self.config.data.drop_last,
+            shuffle_window_shards=self.config.data.shuffle_window_shards,
+            num_canonical_partitions=self.config.data.num_canonical_partitions,
+        )
         if checkpoint is None:
-            loader = self._make_loader()
             first = loader.sampler.global_batch_at(0)
             batch = replace(self.reader.read(first.sample), epoch=first.epoch)
             self.model.initialise(self.pairs(batch).degraded)
@@ -126,12 +132,9 @@ class Trainer:
             return loader
         state, files = checkpoint.state, checkpoint.files
         try:
-            loader = self._make_loader()
             loader.load_state_dict(state)
         except UserError as error:
-            raise UserError(
-                f"the run {self.run.url} cannot be resumed with {self.dataset.store.url}: {error}"
-            ) from None
+            raise UserError(f"{self.run.url} cannot be resumed with {self.dataset.store.url}: {error}") from None
         load_weights(self.model, files)
         self._start_ema()
         raw_weights = files.get(RAW_WEIGHTS) or files.get(RAW_WEIGHTS_BEFORE)
@@ -153,18 +156,6 @@ class Trainer:
     def _ema_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are validated and kept."""
         return self.ema.swapped_in() if self.ema else nullcontext()
-
-    def _make_loader(self) -> Loader:
-        return Loader(
-            self.reader,
-            global_batch_size=self.config.optimization.global_batch_size,
-            rank=self.group.rank,
-            world_size=self.group.world_size,
-            seed=self.config.seed,
-            drop_last=self.config.data.drop_last,
-            shuffle_window_shards=self.config.data.shuffle_window_shards,
-            num_canonical_partitions=self.config.data.num_canonical_partitions,
-        )
 
     def broadcast_weights(self) -> None:
         """Give every worker rank 0's weights and EMA."""
@@ -198,16 +189,13 @@ class Trainer:
         max_s = 60 * (self.config.budget.max_minutes or float("inf"))
         return self.schedule.finished or self.is_at_max_images or self.timer.train_s >= max_s
 
-    @property
-    def is_validated(self) -> bool:
-        """Whether there is a validation of the present weights: not when a run was killed just before it."""
-        return any(r["images_seen"] == self.images_seen and r.get("val_psnr_db") is not None for r in self.rows)
-
     def train(self) -> None:
         """Step after step, to the end of the schedule or the budget."""
         self.timer.start()
         stop = self.is_finished
-        if stop and self.images_seen and not self.is_validated:
+        # A run that was killed just before its last validation lacks one of the present weights.
+        last = (row for row in self.rows if row["images_seen"] == self.images_seen)
+        if stop and self.images_seen and all(row.get("val_psnr_db") is None for row in last):
             self._save(self._validate(epoch_ended=False))
         while not stop:
             # Step.
@@ -293,14 +281,15 @@ class Trainer:
         not differ from one that was never stopped.
         """
         with self.timer.excluded(), self._ema_weights():
-            found = validate(self.model, self.val_reader, self.config, self.dataset.bits, self.group, self.precision)
-        psnr_db = found.figures["val_psnr_db"]
+            bits, precision = self.dataset.bits, self.precision
+            figures, images = validate(self.model, self.val_reader, self.config, bits, self.group, precision)
+        psnr_db = figures["val_psnr_db"]
         is_best = psnr_db > self.schedule.best_psnr_db
         if epoch_ended:
             self.schedule.end_epoch(psnr_db)
-        self._log(found.figures)
+        self._log(figures)
         if self.board:
-            self.board.add_images(found.images, self.images_seen)
+            self.board.add_images(images, self.images_seen)
         return psnr_db if is_best else None
 
     def _log(self, values: dict[str, float]) -> None:

@@ -41,24 +41,17 @@ class Training:
 
 def resolve(config: TrainConfig) -> Training:
     """Open the data set and the run's folder. UserError, with all problems at once, when options do not fit them."""
-    dataset, problems = open_dataset(config), config.problems()
-    if isinstance(dataset, str):
-        raise_problems([*problems, dataset])
-    assert isinstance(dataset, Dataset)
+    problems = config.problems()
+    try:
+        dataset = Dataset.open(open_checked(find_data(config.data.url)))
+    except UserError as error:
+        raise UserError("\n".join([*problems, str(error)])) from None
     raise_problems([*problems, *dataset_problems(config, dataset)])
     model = "" if config.model.name == "irae" else f"{config.model.name}-"
     name = config.name or f"{dataset.name}-{config.task.label}-{model}{config.preset}"
     out = config.out or run_url(name)
     out = out if is_path_or_url(out) else str(Path(out).absolute())
     return Training(config.with_options(data=dataset.store.url, name=name, out=out), dataset, Run(open_checked(out)))
-
-
-def open_dataset(config: TrainConfig) -> Dataset | str:
-    """The data set, or a sentence on why there is none."""
-    try:
-        return Dataset.open(open_checked(find_data(config.data.url)))
-    except UserError as error:
-        return str(error)
 
 
 def dataset_problems(config: TrainConfig, dataset: Dataset) -> list[str]:

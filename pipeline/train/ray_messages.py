@@ -7,7 +7,6 @@ import threading
 import time
 from typing import Any
 
-from infra.storage import UserError
 from pipeline.train.loop import LogMetrics
 from pipeline.train.watchdog import HangDetector
 
@@ -32,6 +31,7 @@ class Listener:
         self.messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.log_metrics = log_metrics
         self.error: str | None = None
+        """The first user's error of a worker."""
         self._detector = HangDetector()
         self._actors: dict[int, Any] = {}
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -59,14 +59,14 @@ class Listener:
         elif kind == "error":
             self.error = self.error or content
         elif kind == "failed":
-            self._detector.clear()
+            self._detector.workers.clear()  # another group will start
             self.error = None  # an error of the run, not of a machine, will come again
             logger.warning(f"{content}; resuming from the last checkpoint")
         elif kind == "heartbeat":
             heartbeat, self._actors[content[0].rank] = content
             self._detector.receive(heartbeat, time.monotonic())
         elif kind == "finished":
-            self._detector.remove(content)
+            self._detector.workers.pop(content, None)
 
     def _check(self) -> None:
         import ray
@@ -80,8 +80,3 @@ class Listener:
         """Return when all events that were sent so far are handled."""
         self.messages.put(("close", None))
         self._thread.join()
-
-    def raise_error(self) -> None:
-        """Raise the first user's error of a worker, if any."""
-        if self.error:
-            raise UserError(self.error)

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from logging.handlers import QueueHandler
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from infra.cluster import Node, ray_session
-from infra.storage import open_storage
+from infra.storage import UserError, open_storage
 from infra.storage.retry import RETRY_DEADLINE_S, retry_with_backoff
 from pipeline.config.checks import USER_ERRORS
 from pipeline.config.logs import RankFilter, add_handler, remove_handler
@@ -27,8 +28,6 @@ from pipeline.train.loop import AssertLeaseHeld, LogMetrics, train
 from pipeline.train.ray_messages import Listener
 from pipeline.train.watchdog import Heartbeat, heartbeat_thread
 
-logger = logging.getLogger(__name__)
-
 MAX_RESTARTS = 3
 """Restarts without a new checkpoint in between, after which restarting does not help."""
 COLLECTIVE_TIMEOUT_S = 4 * RETRY_DEADLINE_S
@@ -36,10 +35,7 @@ COLLECTIVE_TIMEOUT_S = 4 * RETRY_DEADLINE_S
 
 
 def run_on_ray(config: TrainConfig, log_metrics: LogMetrics, assert_lease_held: AssertLeaseHeld) -> None:
-    """Train on `nodes` x `workers_per_node` workers; `log_metrics` gets each row of metrics, in this process.
-
-    UserError with the worker's own sentence when training fails for a reason that the user can fix.
-    """
+    """Train on `nodes` x `workers_per_node` workers; `log_metrics` runs here. UserError with a worker's sentence."""
     with ray_session(
         config.cluster.nodes,
         at_least=config.cluster.min_nodes,
@@ -53,7 +49,8 @@ def run_on_ray(config: TrainConfig, log_metrics: LogMetrics, assert_lease_held: 
                 fit(trainer_of, config)
         finally:
             listener.close()
-        listener.raise_error()
+        if listener.error:
+            raise UserError(listener.error)
 
 
 def fit(trainer_of: Callable[[], Any], config: TrainConfig) -> None:
@@ -82,10 +79,7 @@ def fit(trainer_of: Callable[[], Any], config: TrainConfig) -> None:
 def make_trainer(
     config: TrainConfig, nodes: list[Node], messages: Any, assert_lease_held: AssertLeaseHeld, folder: str
 ) -> Any:
-    """One group of equal workers on each node, fewer when nodes are lost.
-
-    Checkpoints go to the run's folder by themselves, so Ray's own folder stays almost empty.
-    """
+    """One group of equal workers on each node, fewer when nodes are lost. Ray's own folder stays almost empty."""
     per_node, gpus = workers_per_node(config, nodes)
     processors = max(1, min(node.processors for node in nodes) // per_node)
     most, least = config.cluster.nodes * per_node, (config.cluster.min_nodes or 1) * per_node
@@ -131,16 +125,11 @@ def failure_callback(messages: Any) -> Any:
     return Failures()
 
 
-class DriverHandler(logging.Handler):
+class DriverHandler(QueueHandler):
     """Sends a worker's log records to the driver."""
 
-    def __init__(self, messages: Any) -> None:
-        super().__init__()
-        self.messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        record.msg, record.args = record.getMessage(), None
-        self.messages.put(("log", record))
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.put_nowait(("log", record))
 
 
 @contextlib.contextmanager

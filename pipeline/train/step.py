@@ -60,7 +60,7 @@ def train_step(
     if result.finite and not flags["failed"]:
         gradients.gradients.mul_(torch.clamp(clip_norm / (norm + 1e-6), max=1.0))
         optimizer.step()
-    gradients.clear()
+    gradients.buffer.zero_()
     return result
 
 

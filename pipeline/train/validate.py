@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -25,20 +23,11 @@ Images = tuple[Tensor, Tensor, Tensor]
 """Clean, degraded and restored images, (B, C, H, W)."""
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Figures and images of a validation."""
-
-    figures: dict[str, float]
-    images: Images
-    """Images of this worker's first batch."""
-
-
 @torch.inference_mode()
 def validate(
     model: Restorer, reader: ShardReader, config: TrainConfig, bits: int, group: ProcessGroup, precision: str
-) -> Validation:
-    """Mean PSNR of the degraded and the restored images (sum over count over the workers), and inversion diagnostics.
+) -> tuple[dict[str, float], Images]:
+    """Mean PSNR of degraded and restored images (sum over count over the workers), inversion diagnostics; first batch.
 
     The noise of an image is the same in every epoch: that of epoch 0. Batch normalisation uses its running statistics.
     UserError, on every worker, when one of them cannot read its images.
@@ -67,7 +56,7 @@ def validate(
         figures["round_trip_max_error"] = round_trip_max_error(model, few)
         figures["condition_number_max"] = condition_number(model)
         figures["coupling_scale_min"] = min_coupling_scale(model, few)
-    return Validation(figures, images)
+    return figures, images
 
 
 def images_of(config: TrainConfig, reader: ShardReader) -> int:

@@ -56,7 +56,7 @@ def heartbeat_thread(group: ProcessGroup, send: Callable[[Heartbeat], None]) -> 
     done = threading.Event()
 
     def send_heartbeat() -> None:
-        send(Heartbeat(group.rank, process, group.progress.collectives_entered, _location(thread)))
+        send(Heartbeat(group.rank, process, group.collectives_entered, _location(thread)))
 
     def send_heartbeats() -> None:
         while not done.wait(HEARTBEAT_S):
@@ -109,14 +109,6 @@ class HangDetector:
             worker.straggling_since_s, worker.is_warned = None, False
         worker.heartbeat, worker.received_s = heartbeat, now_s
 
-    def remove(self, rank: int) -> None:
-        """The worker has finished."""
-        self.workers.pop(rank, None)
-
-    def clear(self) -> None:
-        """The group has stopped; another one will start."""
-        self.workers.clear()
-
     def check(self, now_s: float) -> list[Alert]:
         """Workers that need attention now. Call it every few seconds."""
         if self.checked_s is not None and now_s - self.checked_s > _OWN_PAUSE_S:
@@ -132,7 +124,7 @@ class HangDetector:
         name = f"rank {rank} ({process})"
         age_s = now_s - worker.received_s
         if age_s > HEARTBEAT_TIMEOUT_S:
-            self.remove(rank)
+            self.workers.pop(rank)
             return Alert(rank, f"{name} has sent no heartbeat for {age_s:.0f} s, last seen at {location}", True)
         if collectives_entered == furthest:
             return None
@@ -143,7 +135,7 @@ class HangDetector:
             return None
         sentence = f"{name} keeps the others waiting for {waited_s:.0f} s, at {location}"
         if waited_s > STRAGGLER_KILL_S:
-            self.remove(rank)
+            self.workers.pop(rank)
             return Alert(rank, sentence, True)
         if worker.is_warned:
             return None

@@ -31,10 +31,7 @@ def is_unpacked(archive: Archive, folder: Path) -> bool:
 
 
 def unpack(archive: Archive, folder: Path) -> None:
-    """Unpack the archive in `folder`, and keep only its folder `archive.holds`.
-
-    Raises UserError for an unreadable archive, OSError for a full disk.
-    """
+    """Unpack the folder `archive.holds`. Raises UserError for an unreadable archive, OSError for a full disk."""
     assert archive.holds is not None
     path, work = folder / archive.name, folder / f".{archive.name}.unpacking"
     if not hasattr(tarfile, "data_filter"):

@@ -1,9 +1,10 @@
-"""Stored fields of a sample to arrays: raw ones are copied, JPEGs are decoded."""
+"""Stored fields of samples to the arrays of a batch: raw ones are copied, JPEGs are decoded."""
 
 from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,22 @@ from sharding.dataset import Dataset, Split
 from sharding.tar import NPY_HEADER_BYTES
 
 DECODE_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples of a split in the requested order."""
+
+    keys: list[str]
+    fields: dict[str, np.ndarray]
+    """Field name -> uint8 as stored: (B, H, W, 3) for images, (B, H, W) for masks."""
+    epoch: np.ndarray | None = None
+    """int64 (B,): epoch of each sample, for a batch of a loader."""
+
+    @property
+    def clean(self) -> np.ndarray:
+        """uint8 (B, H, W, 3) as stored."""
+        return self.fields["clean"]
 
 
 def open_field(dataset: Dataset, split: Split, name: str) -> RawField | JpegField:

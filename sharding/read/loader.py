@@ -11,7 +11,7 @@ import numpy as np
 
 from infra.storage import UserError
 from sharding.order import DeterministicSampler, GlobalBatch, rank_slice
-from sharding.read.batch import Batch
+from sharding.read.fields import Batch
 from sharding.read.reader import ShardReader
 
 
@@ -90,10 +90,7 @@ class Loader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume at the position of a `state_dict`; further entries are ignored.
-
-        Raises UserError when an entry is missing, or it belongs to another data set or seed.
-        """
+        """Resume at a `state_dict`'s position. UserError when an entry is missing or of another data set or seed."""
         here = self.state_dict()
         if missing := [name for name in here if name not in state]:
             raise UserError(f"the loader's state lacks {', '.join(missing)}; take it from a whole checkpoint.")

@@ -18,8 +18,7 @@ import numpy as np
 from infra.storage import UserError
 from sharding.dataset import Dataset
 from sharding.order import DeterministicSampler
-from sharding.read.batch import Batch
-from sharding.read.fields import open_field
+from sharding.read.fields import Batch, open_field
 from sharding.read.local_shards import LocalShards
 from sharding.read.prefetch import ShardPrefetcher
 
@@ -27,10 +26,6 @@ FETCH_THREADS = 8
 PREFETCH_BATCHES = 256
 """Most batches whose shards are prefetched."""
 Indices = Sequence[int] | np.ndarray
-
-
-def empty_uint8(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8)
 
 
 class ShardReader:
@@ -53,7 +48,7 @@ class ShardReader:
         fields: Sequence[str] = ("clean",),
         cache_bytes: int | None = None,
         fetch_threads: int = FETCH_THREADS,
-        allocate: Callable[[tuple[int, ...]], np.ndarray] = empty_uint8,
+        allocate: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
     ) -> None:
         self.dataset = dataset
         self.split = dataset.split(split)

@@ -10,13 +10,14 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from infra.storage import UserError
+from sharding.write.decode import crop_resize, decode_rgb
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -73,12 +74,17 @@ class FileSource:
 
     root: Path
     size: int
+    crop: int | None = field(default=None, init=False)
+    """Side of the centre crop, px; None for the largest square."""
 
     def __post_init__(self) -> None:
         check_size(self.size)
 
     def read(self, image: SourceImage) -> bytes:
         return read_file(self.root, image.file)
+
+    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
+        return crop_resize(decode_rgb(data), self.crop, self.size)
 
 
 def check_size(size: int) -> None:

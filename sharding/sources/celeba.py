@@ -36,10 +36,7 @@ HQ_SPLITS = ("auto", "official", "released", "hash")
 
 @dataclass(frozen=True)
 class Celeba(FileSource):
-    """Aligned CelebA in its authors' or Kaggle's layout, with the official partition.
-
-    The centre crop is the paper's: 148 of 178 px of width, and the same share of images of another size.
-    """
+    """Aligned CelebA in its authors' or Kaggle's layout and partition. The centre crop is the paper's 148 of 178 px."""
 
     size: int = 64
     name: str = field(default="celeba", init=False)
@@ -92,9 +89,6 @@ class CelebaHq(FileSource):
         below = folder.relative_to(self.root)
         images = sorted(SourceImage(safe_key(file), (below / file).as_posix(), splits[file]) for file in files)
         return split_off_val(images) if self._rule() == "released" else images
-
-    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        return crop_resize(decode_rgb(data), None, self.size)
 
     def _rule(self) -> str:
         if self.split != "auto":

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from infra.storage import UserError
 from sharding.sources.base import (
@@ -24,9 +21,6 @@ from sharding.sources.base import (
     safe_key,
     split_off_val,
 )
-from sharding.write.decode import crop_resize, decode_rgb
-
-CROP = 300
 
 
 @dataclass(frozen=True)
@@ -38,10 +32,11 @@ class Cub(FileSource):
     """
 
     size: int = 128
+    crop: int | None = field(default=300, init=False)
     name: str = field(default="cub", init=False)
 
     def settings(self) -> dict[str, Any]:
-        return {"source": self.name, "size": self.size, "crop": CROP, "split": f"official; {VAL_OF_TRAIN}"}
+        return {"source": self.name, "size": self.size, "crop": self.crop, "split": f"official; {VAL_OF_TRAIN}"}
 
     def images(self) -> list[SourceImage]:
         base = self._base()
@@ -49,7 +44,9 @@ class Cub(FileSource):
         files = read_table(list_path)
         is_train = _read_column(find_below(base, "train_test_split.txt"), list_path, files.keys(), 1)
         labels = _read_column(find_below(base, "image_class_labels.txt"), list_path, files.keys(), 200)
-        check_listed(list_path, set(files.values()), _bird_names(find_below(base, "images")))
+        folders = [folder for folder in find_below(base, "images").iterdir() if folder.is_dir()]
+        birds = {f"{species.name}/{file}" for species in folders for file in image_names(species)}
+        check_listed(list_path, set(files.values()), birds)
         images = [
             SourceImage(safe_key(file), f"images/{file}", "train" if is_train[i] == 1 else "test", labels[i])
             for i, file in files.items()
@@ -58,9 +55,6 @@ class Cub(FileSource):
 
     def read(self, image: SourceImage) -> bytes:
         return read_file(self._base(), image.file)
-
-    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        return crop_resize(decode_rgb(data), CROP, self.size)
 
     def _base(self) -> Path:
         inner = self.root / "CUB_200_2011"
@@ -75,10 +69,3 @@ def _read_column(path: Path, list_path: Path, ids: Set[str], highest: int) -> di
     if strange := {value for value in table.values() if not (value.isdecimal() and int(value) <= highest)}:
         raise UserError(f"{path} holds something else than numbers from 0 to {highest} ({examples(strange)}).")
     return {i: int(value) for i, value in table.items()}
-
-
-def _bird_names(folder: Path) -> set[str]:
-    """SPECIES/FILE of each image."""
-    with os.scandir(folder) as entries:
-        species = [entry.name for entry in entries if entry.is_dir()]
-    return {f"{name}/{file}" for name in species for file in image_names(folder / name)}

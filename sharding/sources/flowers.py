@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from infra.storage import UserError
 from sharding.sources.base import (
     VAL_OF_TRAIN,
@@ -20,9 +18,7 @@ from sharding.sources.base import (
     safe_key,
     split_off_val,
 )
-from sharding.write.decode import crop_resize, decode_rgb
 
-CROP = 400
 SPLIT_OF = {
     "official": {"trnid": "train", "valid": "val", "tstid": "test"},
     "released": {"tstid": "train", "trnid": "test", "valid": "test"},
@@ -39,6 +35,7 @@ class Flowers(FileSource):
     """
 
     size: int = 128
+    crop: int | None = field(default=400, init=False)
     split: str = "official"
     name: str = field(default="flowers", init=False)
 
@@ -47,7 +44,7 @@ class Flowers(FileSource):
         check_choice("split", self.split, SPLIT_OF)
 
     def settings(self) -> dict[str, Any]:
-        return {"source": self.name, "size": self.size, "crop": CROP, "split": SPLIT_NAME[self.split]}
+        return {"source": self.name, "size": self.size, "crop": self.crop, "split": SPLIT_NAME[self.split]}
 
     def images(self) -> list[SourceImage]:
         folder = find_below(self.root, "jpg")
@@ -65,9 +62,6 @@ class Flowers(FileSource):
             for number in members
         ]
         return sorted(split_off_val(images) if self.split == "released" else images)
-
-    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        return crop_resize(decode_rgb(data), CROP, self.size)
 
 
 def _file(number: int) -> str:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from infra.storage import UserError
 from sharding.sources.base import (
     HASH_SPLIT,
@@ -23,7 +21,6 @@ from sharding.sources.base import (
     is_image,
     safe_key,
 )
-from sharding.write.decode import crop_resize, decode_rgb
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -58,9 +55,6 @@ class Folder(FileSource):
         files = [file for top in folders or ["."] for file in _image_files(self.root, top)]
         self._check(folders, files)
         return sorted(SourceImage(safe_key(file), file, self._split(file, folders)) for file in files)
-
-    def pixels(self, image: SourceImage, data: bytes) -> np.ndarray:
-        return crop_resize(decode_rgb(data), self.crop, self.size)
 
     def _split(self, file: str, folders: dict[str, str]) -> str:
         if folders:

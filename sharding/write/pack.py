@@ -116,19 +116,18 @@ def clear_records(store: Storage) -> None:
 def build_shard(
     source: Source, plan: ShardPlan, spec: SampleSpec, tar: Tar | None = None
 ) -> tuple[memoryview, ShardRecord]:
-    """The shard's bytes, a view of `tar` (a new or a used one), and its record without size and hash.
-
-    Raises UserError when a file cannot be read.
-    """
+    """The shard's bytes, a view of `tar`, and its record without size and hash. UserError for an unreadable file."""
     record = ShardRecord(plan.name, plan.split)
     tar = tar or Tar()
     tar.clear()
     for image, data, source_sha256 in read_ahead(source, plan.images):
         try:
-            fields = image_fields(source, image, data, spec)
+            clean = quantise(source.pixels(image, data), spec.bits)
         except BadImage as error:
             record.bad.append({"key": image.key, "file": image.file, "reason": str(error)})
             continue
+        degraded = [degradation.apply(clean, image.key, spec.seed) for degradation in spec.degradations]
+        fields = [Field("clean", "npy", npy_bytes(clean)), *degraded]
         record.rows.append(add_sample(tar, plan, image, source_sha256, fields))
     return tar.finish(), record
 
@@ -162,13 +161,6 @@ def _read(source: Source, image: SourceImage) -> tuple[SourceImage, bytes, str]:
             f"the image {image.file} was listed and cannot be read now ({error.strerror or error}); check that every "
             "machine that makes shards sees the folder, then run the same command again."
         ) from error
-
-
-def image_fields(source: Source, image: SourceImage, data: bytes, spec: SampleSpec) -> list[Field]:
-    """The clean pixels, then each degradation of them."""
-    clean = quantise(source.pixels(image, data), spec.bits)
-    degraded = [degradation.apply(clean, image.key, spec.seed) for degradation in spec.degradations]
-    return [Field("clean", "npy", npy_bytes(clean)), *degraded]
 
 
 def quantise(pixels: np.ndarray, bits: int) -> np.ndarray:

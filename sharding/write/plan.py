@@ -38,18 +38,11 @@ class Plan:
     settings: dict[str, Any]
     sha256: str
 
-    @property
-    def image_count(self) -> int:
-        return sum(len(shard.images) for shard in self.shards)
-
 
 def make_plan(
     images: Sequence[SourceImage], settings: dict[str, Any], shuffle_seed: int, images_per_shard: int
 ) -> Plan:
-    """Shuffle each split with the seed and cut it into shards of (at most) `images_per_shard`.
-
-    Raises UserError when two images have the same key, or WebDataset would split a key.
-    """
+    """Shuffle each split with the seed and cut it into shards. Raises UserError for keys that `check_keys` refuses."""
     check_keys(images)
     shards: list[ShardPlan] = []
     for split_number, split in enumerate(SPLITS):

@@ -32,10 +32,7 @@ class ResumeState:
 
 
 def reserve_destination(store: Storage, plan: Plan, encoders: Mapping[str, Any], overwrite: bool) -> None:
-    """Write plan.json, for the holder of the destination's lease.
-
-    Raises UserError when another data set is there, unless `overwrite` is given, which deletes it.
-    """
+    """Write plan.json, as the lease's holder. Raises UserError for another data set, which `overwrite` deletes."""
     ours = json.loads(json.dumps({"plan_sha256": plan.sha256, **plan.settings, "encoders": encoders}))
     finished = store.size(DATASET) is not None
     found = _read_json(store, PLAN) or _read_json(store, DATASET)

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.storage import open_storage
-from pipeline.runs.checkpoints import Checkpoints
 from pipeline.runs.folder import Run
 from sharding import Dataset
 from tests.cluster.hosts import NETWORK, PROJECT, Hosts, skip_reason
@@ -140,12 +139,11 @@ def train_while_a_machine_is_lost(hosts: Hosts) -> None:
     results: list[subprocess.CompletedProcess[str]] = []
     training = threading.Thread(target=lambda: results.append(hosts.run("head", command, timeout_s=1500)))
     training.start()
-    run = Run(open_storage(f"{STORE}/runs/faces"))
-    while training.is_alive() and not Checkpoints(run.store).names():
+    while training.is_alive() and not checkpoints():
         time.sleep(0.1)
     assert training.is_alive(), results
     hosts.power_off("worker-3")
-    reached = int(Checkpoints(run.store).names()[-1])
+    run, reached = Run(open_storage(f"{STORE}/runs/faces")), int(checkpoints()[-1])
     step(f"worker-3 was powered off; the newest checkpoint is of {reached:,} images")
     assert 0 < reached < IMAGES and reached not in epoch_ends(run), "in mid-epoch"
     training.join()
@@ -154,6 +152,11 @@ def train_while_a_machine_is_lost(hosts: Hosts) -> None:
     step("log.txt:\n" + run.store.get("log.txt").decode())
     for line in results[0].stderr.splitlines()[-3:]:
         assert line in run.store.get("log.txt").decode()
+
+
+def checkpoints() -> list[str]:
+    """Names of the checkpoints now."""
+    return Run(open_storage(f"{STORE}/runs/faces")).checkpoints.names()
 
 
 def epoch_ends(run: Run) -> list[int]:
@@ -166,7 +169,7 @@ def epoch_ends(run: Run) -> list[int]:
 def assert_every_image_was_seen() -> None:
     """No image is missing and none is counted twice: each epoch is there once and whole, up to the end."""
     run = Run(open_storage(f"{STORE}/runs/faces"))
-    assert json.loads(run.store.get("metrics.json"))["images_seen"] == int(run.checkpoints.names()[-1]) == IMAGES
+    assert json.loads(run.store.get("metrics.json"))["images_seen"] == int(checkpoints()[-1]) == IMAGES
     rows = pq.read_table(io.BytesIO(run.store.get("metrics.parquet"))).to_pylist()
     seen = [row["images_seen"] for row in rows]
     assert seen == sorted(set(seen)), "what was done twice counts once"

@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.local_s3.server import LocalS3
-from infra.storage import Entry, Storage, StorageError, check_name, join_url, open_storage
+from infra.storage import Entry, Storage, StorageError, join_url, open_storage
+from infra.storage.base import check_name
 from tests.support.tcp_proxy import TcpProxy
 
 SHARED_STORE = settings(

@@ -23,7 +23,7 @@ def test_a_data_set_knows_its_splits_fields_and_labels(tmp_path: Path) -> None:
     store = open_storage(tmp_path)
     make_small(store, SPEC)
     dataset = Dataset.open(store)
-    assert dataset.split_sizes == dataset.split_counts == {"train": 20, "val": 4, "test": 4}
+    assert dataset.split_sizes == {"train": 20, "val": 4, "test": 4}
     assert dataset.fields == {"clean": "npy", "jpeg10": "jpg", "mask_box": "npy"}
     train = dataset.split("train")
     assert len(train) == 20 and sorted(set(train.shard)) == [0, 1, 2, 3] and train.labels == [None] * 20

@@ -61,7 +61,7 @@ def test_every_sample_once_an_epoch_over_all_ranks(sampler: DeterministicSampler
             mine = global_batch_at.part(rank_slice(sampler.global_batch_size, rank, world_size))
             counts.update(mine.sample[mine.epoch == epoch].tolist())
     assert set(counts.values()) == {1}
-    assert len(counts) == sampler.samples - sampler.dropped_per_epoch
+    assert len(counts) == sampler.images_per_epoch
     if not sampler.drop_last:
         assert sorted(counts) == list(range(sampler.samples))
     else:

@@ -35,7 +35,7 @@ def test_a_whole_data_set_has_no_problem_on_either_store(store_url: str) -> None
     for checksum in (False, True):
         seen: list[int] = []
         report = verify(store, checksum, seen.append)
-        assert (report.problems, report.left_over, report.shards, report.samples) == ([], [], 6, 28)
+        assert report == ([], [])
         assert seen[-1] == 28 and len(seen) == 6
     store.put("train-00099.tar", b"another run's")
     assert verify(store).left_over == ["train-00099.tar"] and verify(store).problems == []

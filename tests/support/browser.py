@@ -1,4 +1,4 @@
-"""Headless Chromium, driven through a pipe by its DevTools protocol: what a page shows, logs and asks for."""
+"""Headless Chromium, driven through a pipe by its DevTools protocol: content, console and requests of a page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu")
 
 
 def browse(*arguments: str) -> str:
-    """What headless Chromium makes of a page, ten seconds of its own time after it was opened."""
+    """Output of headless Chromium for a page, ten seconds of virtual time after it was opened."""
     assert CHROMIUM
     options = (*OPTIONS, "--virtual-time-budget=10000", "--window-size=1400,1000")
     return subprocess.run(
@@ -36,7 +36,7 @@ def browse(*arguments: str) -> str:
 
 
 class Page:
-    """One open page. `messages`: whatever the browser told of it since it was opened."""
+    """One open page. `messages`: events of the browser since it was opened."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to, self._from = to_browser, os.fdopen(from_browser, "rb", buffering=0)
@@ -48,7 +48,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command of the DevTools protocol, and its answer."""
+        """Result of a command of the DevTools protocol."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -64,37 +64,37 @@ class Page:
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             data = self._from.read(1 << 16)
-            assert data, "the browser has ended"
+            assert data, "the browser has exited"
             self._rest += data
         message, _, self._rest = self._rest.partition(b"\0")
         return json.loads(message)
 
     def open(self, url: str, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-        """Load it whole, in a window of this size (below 600 px: a telephone's) and colour scheme."""
+        """Load the page in a window of this size (below 600 px: a phone's) and colour scheme: light or dark."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.messages.clear()
         self.call("Page.navigate", url=url)
-        while not self.told("Page.loadEventFired"):
+        while not self.events("Page.loadEventFired"):
             self.messages.append(self._read())
 
-    def told(self, method: str) -> list[dict[str, Any]]:
-        """What events of this kind said."""
+    def events(self, method: str) -> list[dict[str, Any]]:
+        """Parameters of the events of this kind."""
         return [message["params"] for message in self.messages if message.get("method") == method]
 
     def errors(self) -> list[str]:
         """Errors and warnings of the console, exceptions of scripts."""
-        self.evaluate("0")  # what was said before the answer has arrived
-        logged = [e["entry"] for e in self.told("Log.entryAdded")] + self.told("Runtime.exceptionThrown")
-        said = [e for e in self.told("Runtime.consoleAPICalled") if e["type"] in ("error", "warning")]
+        self.evaluate("0")  # earlier events have arrived by then
+        logged = [e["entry"] for e in self.events("Log.entryAdded")] + self.events("Runtime.exceptionThrown")
+        said = [e for e in self.events("Runtime.consoleAPICalled") if e["type"] in ("error", "warning")]
         return [json.dumps(entry) for entry in logged + said]
 
     def requests(self) -> list[str]:
-        """Addresses that it asked for; data: addresses hold what they are asked for."""
+        """Requested URLs, without data: URLs."""
         self.evaluate("0")
-        urls = [event["request"]["url"] for event in self.told("Network.requestWillBeSent")]
+        urls = [event["request"]["url"] for event in self.events("Network.requestWillBeSent")]
         return [url for url in urls if not url.startswith("data:")]
 
     def evaluate(self, script: str) -> Any:
@@ -104,18 +104,18 @@ class Page:
         return answer["result"].get("value")
 
     def press(self, key: str, times: int = 1) -> None:
-        """A key such as Tab or ArrowRight goes to what has the focus."""
+        """Press a key such as Tab or ArrowRight on the focused element."""
         code = {"Tab": 9, "ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35}[key]
         for kind in ("keyDown", "keyUp") * times:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def click(self, x: float, y: float) -> None:
-        """With the left button."""
+        """Click with the left button."""
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path, whole: bool = True) -> None:
-        """PNG of the page, or of what the window shows."""
+        """PNG of the whole page, or of the window."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
 
@@ -154,7 +154,7 @@ def browser() -> Iterator[Page]:
         try:
             yield Page(write_command, read_answer)
         finally:
-            os.close(write_command)  # which ends it
+            os.close(write_command)  # Chromium exits
             try:
                 process.wait(10)
             finally:

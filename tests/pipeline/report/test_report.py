@@ -358,3 +358,32 @@ def test_a_pointer_reads_the_curves(page: Page) -> None:
     assert " at " not in page.evaluate(read)
     page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + width / 2, y=y)
     assert " at 48" in page.evaluate(read), "the first of two validations is the nearest"
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1300, 400])
+def test_plots_follow_the_theme_and_are_legible(page: Page, width: int) -> None:
+    """The curve has its run's colour, the labels the page's grey and font, in light and in dark."""
+    url, seen = make_page("irae", "arcnn"), []
+    style = "(e => getComputedStyle(document.querySelector(e)))"
+    for scheme in ("light", "dark"):
+        page.open(url, width, scheme=scheme)
+        curves = page.evaluate(
+            "[...new Set([...document.querySelectorAll('.plots svg')[0].querySelectorAll('path')]"
+            ".map(path => getComputedStyle(path).stroke))]"
+        )
+        swatches = page.evaluate(
+            "[...document.querySelectorAll('.plots .reading')[0].querySelectorAll('i')]"
+            ".map(i => getComputedStyle(i).backgroundColor)"
+        )
+        assert {*swatches} <= {*curves} and len({*swatches}) == 3, "two runs and the degraded images"
+        label, paper = (
+            page.evaluate(f"{style}('.plots svg text').fill"),
+            page.evaluate(f"{style}('body').backgroundColor"),
+        )
+        assert label == page.evaluate(f"{style}('.plots .reading').color")
+        assert page.evaluate(f"{style}('.plots svg text').fontFamily === {style}('body').fontFamily")
+        heights = "[...document.querySelectorAll('.plots svg text')].map(text => text.getBoundingClientRect().height)"
+        assert min(page.evaluate(heights)) > 10
+        seen.append((label, paper, tuple(swatches)))
+    assert all(light != dark for light, dark in zip(*seen, strict=True))

@@ -24,7 +24,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.reproduce import paper_numbers as paper
 from pipeline.reproduce import run_experiment
 from pipeline.reproduce.config import Budget, ReproduceConfig
-from pipeline.reproduce.decoder import noise_nats
+from pipeline.reproduce.decoder import bound_nats
 from pipeline.reproduce.experiments import Experiment, experiment_url, experiments_of, train_config_of
 from pipeline.reproduce.launch import main as reproduce
 from pipeline.reproduce.run_experiment import TRAINED, Result
@@ -186,9 +186,9 @@ def test_the_claim_on_tiny_networks(data: str, store: Path) -> None:
 @given(st.floats(1e-6, 10), st.floats(0.01, 0.3))
 def test_the_bound_on_the_noise_is_largest_for_the_true_variance(share: float, sigma: float) -> None:
     mse = share * sigma**2
-    best = noise_nats(mse, mse, sigma).item()
+    best = bound_nats(mse, mse, sigma**2).item()
     assert best == pytest.approx(-0.5 * math.log(share), abs=1e-9)  # half a log of the ratio of energies
-    assert all(noise_nats(mse, mse * factor, sigma).item() < best for factor in (0.5, 2.0))
+    assert all(bound_nats(mse, mse * factor, sigma**2).item() < best for factor in (0.5, 2.0))
 
 
 @settings(max_examples=20, deadline=None)
@@ -281,6 +281,7 @@ def test_a_budget_that_is_none_is_a_sentence(text: str) -> None:
         Budget.parse(text)
 
 
-def test_a_budget_reads_what_it_writes() -> None:
-    for text in ("20000images", "3min", "0.5min", "full"):
-        assert str(Budget.parse(text)) == text
+def test_budgets_are_images_minutes_or_the_papers_schedule() -> None:
+    found = [Budget.parse(text) for text in ("20,000images", "20_000 images", "3min", "0.5min", "full")]
+    assert found == [Budget(images=20_000), Budget(images=20_000), Budget(minutes=3), Budget(minutes=0.5), Budget()]
+    assert [budget.is_full for budget in found] == [False] * 4 + [True]

@@ -145,7 +145,7 @@ def test_windows_drop_and_carry_are_choices_of_the_run(
     )
     command.main(config.with_options(global_batch_size=10))
     assert "the rest of 8 is dropped, in windows of 1 shards in each of 2 partitions" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="9 cannot be divided by 2 partitions"):
+    with pytest.raises(ValueError, match="9 cannot be divided by 2 canonical partitions"):
         command.main(config.with_options(global_batch_size=9))
     with pytest.raises(ValueError, match="partitions was 2 and is now 1"):
         command.main(config.with_options(global_batch_size=10, num_canonical_partitions=1))
