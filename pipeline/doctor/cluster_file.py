@@ -48,8 +48,7 @@ def ray_validation_error(config: dict[str, Any]) -> str | None:
 def _placeholders(path: Path) -> Iterator[str]:
     lines = [line.split("#")[0] for line in path.read_text().splitlines()]
     for text in (*PLACEHOLDERS.values(), "192.0.2."):
-        numbers = [str(n) for n, line in enumerate(lines, 1) if text in line]
-        if numbers:
+        if numbers := [str(n) for n, line in enumerate(lines, 1) if text in line]:
             yield f"{text} still stands in line {', '.join(numbers)}; fill it in (for AWS, infra.aws setup does)."
 
 
