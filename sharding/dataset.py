@@ -82,7 +82,10 @@ class Dataset:
             data = b""
         if hashlib.sha256(data).hexdigest() != info["manifest"]["sha256"]:
             raise UserError(f"{store.url}/{MANIFEST} is missing or is not the one that {DATASET} names; {AGAIN}.")
-        return cls(store, info, read_table(data))
+        try:
+            return cls(store, info, read_table(data))
+        except KeyError as error:
+            raise UserError(f"{store.url}/{DATASET} is damaged: it has no {error}; {AGAIN}.") from None
 
     def split(self, name: str) -> Split:
         """The samples of a split. Raises UserError when it has none."""

@@ -204,7 +204,7 @@ def test_wrong_images_with_right_checksums_are_found(tmp_path: Path) -> None:
     for shard_plan in plan.shards:
         tar, record = build_shard(source, shard_plan, SPEC)
         records.append(put_shard(tar, record, store))
-    publish(store, records, {"image_size": 17}, SPEC.fields)  # the images are 16 px
+    publish(store, records, {"name": "synthetic", "bits": 8, "image_size": 17}, SPEC.fields)  # the images are 16 px
     problems = verify(store, checksum=True).problems
     assert len(problems) == len(plan.shards)
     assert "its field clean of the sample" in problems[0] and "is no array of 17x17" in problems[0]
