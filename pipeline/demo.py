@@ -108,14 +108,10 @@ def summarise(out: Path) -> None:
     metrics = json.loads((out / "metrics.json").read_text())
     gain_db = metrics["psnr_db_restored"] - metrics["psnr_db_degraded"]
     logger.info(f"\nDone: {gain_db:+.2f} dB on photographs that the model was not trained on.")
-    for name, contents in (
-        ("report.html", "the page to open: metrics, images with a slider, curves, commands to rerun it"),
-        ("metrics.json", "the metrics and their protocol"),
-        ("restored/", "output of pipeline.restore for noisy/"),
-    ):
-        logger.info(f"  {out / name}: {contents}")
+    logger.info(f"  {out}/report.html: the page to open: metrics, images with a slider, curves, commands to rerun it")
+    logger.info(f"  {out}/metrics.json: the metrics and their protocol; {out}/restored/: output of pipeline.restore")
     logger.info(
-        f"  {STORE}/runs/demo: the run (checkpoints, metrics.parquet, tensorboard/), {STORE}/data: the data sets"
+        f"  {STORE}/runs/demo: the run (checkpoints, metrics.parquet, tensorboard/); {STORE}/data: the data sets"
     )
     logger.info("The S3 server keeps running; stop it with `python -m infra.local_s3 stop`.")
 

@@ -286,7 +286,6 @@ MINIMA: dict[int, tuple[str, ...]] = {
 }
 """Smallest allowed value: options."""
 FORMER_NAMES = {
-    "system": "model",
     "start": "init",
     "global_batch": "global_batch_size",
     "micro_batch": "micro_batch_size",
@@ -323,24 +322,21 @@ def train_config(values: dict[str, Any]) -> TrainConfig:
     return TrainConfig().with_options(**flat_options(values))
 
 
-def flat_options(values: dict[str, Any]) -> dict[str, Any]:
+def flat_options(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[str, Any]:
     """Values of a config.json by option name."""
-    is_nested = isinstance(values.get("model"), dict) and "irae" in values["model"]
-    if is_nested:
-        paths = {path: name for name, path in PATHS.items()}
-        return {paths.get(path, path[-1]): value for path, value in _leaves(values)}
-    options = {**values, **values.get("model", {})}
-    if isinstance(values.get("model"), dict):
-        options["model"] = values.get("system", "irae")
-    options.pop("system", None)
-    if "remainder" in options:
-        options["drop_last"] = options.pop("remainder") == "drop"
-    return {FORMER_NAMES.get(name, name): value for name, value in options.items()}
-
-
-def _leaves(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    found = []
+    if not prefix and not isinstance(values.get("optimization"), dict):
+        return _first_version(values)
+    names, options = {path: name for name, path in PATHS.items()}, dict[str, Any]()
     for name, value in values.items():
         path = (*prefix, name)
-        found += _leaves(value, path) if isinstance(value, dict) else [(path, value)]
-    return found
+        options |= flat_options(value, path) if isinstance(value, dict) else {names.get(path, name): value}
+    return options
+
+
+def _first_version(values: dict[str, Any]) -> dict[str, Any]:
+    """The flat config.json of the first version, with the present option names."""
+    options = {"model": values.get("system", "irae"), **values.get("model", {})}
+    options |= {name: value for name, value in values.items() if name not in ("model", "system", "remainder")}
+    if "remainder" in values:
+        options["drop_last"] = values["remainder"] == "drop"
+    return {FORMER_NAMES.get(name, name): value for name, value in options.items()}

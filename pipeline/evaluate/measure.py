@@ -17,8 +17,7 @@ from irae.model import IRAE
 from pipeline.config.environment import cache_folder
 from pipeline.config.task import Task
 from pipeline.data.pairs import Pairs, make_pairs
-from pipeline.data.pinned import pinned_array
-from pipeline.data.pixels import to_pixels
+from pipeline.data.pixels import pinned_array, to_pixels
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.runs.evaluations import EXAMPLE_KINDS
 from pipeline.runs.load import Trained

@@ -141,7 +141,7 @@ def experiment_url(config: TrainConfig, dataset: Dataset) -> str:
     The hash is that of the first version's option names, so that its results still count.
     """
     ignored = NOT_COMPARED | MUTABLE_ON_RESUME - {"max_images", "max_minutes"}
-    former = {"init": "start", **{new: old for old, new in FORMER_NAMES.items()}}
+    former = {"model": "system", **{new: old for old, new in FORMER_NAMES.items()}}
     irae = dataclasses.asdict(config.model.irae)
     values = {former.get(n, n): v for n, v in config.options().items() if n not in ignored and n not in irae}
     values["remainder"] = "drop" if values.pop("drop_last") else "carry"

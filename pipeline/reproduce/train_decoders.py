@@ -21,7 +21,7 @@ from irae.schedules import cosine
 from pipeline.config.environment import cache_folder
 from pipeline.config.train import BudgetConfig
 from pipeline.data.pairs import Pairs, make_pairs
-from pipeline.data.pinned import pinned_array
+from pipeline.data.pixels import pinned_array
 from pipeline.reproduce.config import Budget
 from pipeline.reproduce.decoder import LAYERS, WIDTH, Decoder, bound_nats
 from pipeline.reproduce.experiments import Experiment

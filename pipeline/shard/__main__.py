@@ -15,7 +15,7 @@ def run(config: ShardConfig) -> None:
 
 
 def run_verify(config: VerifyConfig) -> None:
-    from pipeline.shard.verify import verify_main
+    from pipeline.shard.inspect import verify_main
 
     verify_main(config)
 

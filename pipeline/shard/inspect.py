@@ -1,8 +1,9 @@
-"""Summary of a data set: counts, sizes, protocol, brightness of its images, and a sheet of them."""
+"""Integrity check of a data set, and its summary: counts, sizes, protocol, brightness, and a sheet of its images."""
 
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
+from infra.storage import UserError
+from pipeline.cli import ProgressLine
 from pipeline.runs.find import find_data, open_checked
-from pipeline.shard.config import InspectConfig
+from pipeline.shard.config import InspectConfig, VerifyConfig
 from sharding.dataset import Dataset
 from sharding.tar import NPY_HEADER_BYTES
+from sharding.verify import verify
+
+logger = logging.getLogger(__name__)
 
 HISTOGRAM_SHARDS = 8
 """Number of shards, spread over the data set, whose images' means are shown: 32 MiB each."""
@@ -21,6 +27,22 @@ BINS = 16
 BAR_WIDTH = 40
 TILE_PX = 128
 GAP_PX, CAPTION_PX, LABEL_PX = 6, 22, 480
+
+
+def verify_main(config: VerifyConfig) -> None:
+    """Check a data set. Raises UserError with a line for each damaged shard."""
+    store = open_checked(find_data(config.data))
+    dataset = Dataset.open(store)
+    images, size_bytes = dataset.table.num_rows, sum(shard["bytes"] for shard in dataset.shards)
+    with ProgressLine("verifying", images, "images") as progress:
+        report = verify(store, config.checksum, progress.update)
+    for name in report.left_over:
+        logger.info(f"{store.url}/{name} is left over: it belongs to no data set and may be deleted.")
+    if report.problems:
+        raise UserError("\n".join(report.problems))
+    how = "every byte and every image" if config.checksum else "sizes and checksums"
+    size = f"{len(dataset.shards)} shards, {images:,} images, {size_bytes / 1e6:,.1f} MB"
+    logger.info(f"{store.url} is whole: {size} ({how} checked)")
 
 
 def inspect(config: InspectConfig) -> None:

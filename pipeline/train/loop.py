@@ -30,7 +30,7 @@ from pipeline.config.environment import cache_folder
 from pipeline.config.train import TrainConfig
 from pipeline.data.augment import augment
 from pipeline.data.pairs import Pairs, make_pairs
-from pipeline.data.pinned import pinned_array
+from pipeline.data.pixels import pinned_array
 from pipeline.train.budget import BudgetTimer
 from pipeline.train.distributed import FlatGradientBucket, PeerFailedError, ProcessGroup
 from pipeline.train.prepare import Training

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.data.pinned import pinned_array
+from pipeline.data.pixels import pinned_array
 
 
 def test_an_array_is_pinned_where_a_gpu_is() -> None:
