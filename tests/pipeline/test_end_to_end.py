@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from infra.storage import open_storage
+from pipeline.runs.checkpoints import Checkpoints
 from pipeline.runs.folder import Run
 from tests.support import ROOT
 
@@ -86,13 +87,13 @@ def test_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) ->
     process = subprocess.Popen([sys.executable, "-m", "pipeline.train", *command[1:]], env=environment)
     killed_run = Run(open_storage(f"{store}/runs/killed"))
     deadline = time.monotonic() + 120
-    while not killed_run.checkpoints.names():
+    while not Checkpoints(killed_run.store).names():
         assert process.poll() is None, "it ended before its first checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.kill()
     process.wait()
-    reached = int(killed_run.checkpoints.names()[-1])
+    reached = int(Checkpoints(killed_run.store).names()[-1])
     assert reached < 1024, "it was killed in the middle"
     result = run(*command, IRAE_STORE=store, IRAE_CACHE=str(tmp_path / "cache"))
     assert f"resuming from {int(killed_run_point(result.stdout)):,} images" in result.stdout
